@@ -1,0 +1,1 @@
+"""agentd: a host daemon that governs AI agent workloads from outside the agent."""

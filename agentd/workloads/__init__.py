@@ -1,0 +1,1 @@
+"""Which processes belong to which agent: selectors, sessions, process table, discovery, cgroups."""
