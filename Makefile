@@ -1,0 +1,123 @@
+# agentd: everything a person types. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Debian's and Ubuntu's interpreter, never a shim found on PATH: bcc is only installed for it.
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PACKAGES := ca-certificates clang libbpf-dev llvm make python3 python3-bpfcc python3-venv
+TEST_PACKAGES := git openssl
+
+# ---- BPF objects -------------------------------------------------------------------------
+CLANG ?= clang
+BPF_SOURCES := $(wildcard bpf/*.bpf.c)
+BPF_HEADERS := $(wildcard bpf/include/*.h)
+OBJECTS_DIR := agentd/kernel/objects
+OBJECTS := $(BPF_SOURCES:bpf/%.bpf.c=$(OBJECTS_DIR)/%.bpf.o)
+BPF_FLAGS := -O2 -g -target bpf -D__TARGET_ARCH_x86 -mcpu=v3 -std=gnu11 \
+	-Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Werror \
+	-Ibpf/include -isystem bpf/vmlinux
+
+$(OBJECTS_DIR)/%.bpf.o: bpf/%.bpf.c bpf/vmlinux/vmlinux.h Makefile
+	@mkdir -p $(OBJECTS_DIR)
+	@echo "clang $<"
+	@$(CLANG) $(BPF_FLAGS) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@.new
+	@llvm-strip --strip-debug $@.new
+	@mv $@.new $@
+
+-include $(OBJECTS:.o=.d)
+
+.PHONY: objects
+objects: $(OBJECTS) ## compile the BPF objects (incremental)
+
+# ---- set-up ------------------------------------------------------------------------------
+# $(call apt,PACKAGES): install what is missing; nothing is asked of the network otherwise.
+define apt
+missing=$$(for p in $(1); do \
+	dpkg-query -W -f='$${db:Status-Status}\n' $$p 2>/dev/null | grep -q '^installed' || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+	[ $$(id -u) = 0 ] || { echo "run as root, or: apt-get install" $$missing >&2; exit 1; }; \
+	echo "apt-get install" $$missing; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get -q=2 update; apt-get -q=2 install --no-install-recommends $$missing >/dev/null; \
+fi
+endef
+
+.PHONY: setup
+setup: apt $(VENV)/.run objects ## install what running agentd needs (Debian 12, Ubuntu 24.04)
+
+.PHONY: setup-dev
+setup-dev: apt-test $(VENV)/.dev tests/node_modules/.done objects ## and what its tests need
+
+.PHONY: apt apt-test
+apt:
+	@$(call apt,$(PACKAGES))
+apt-test:
+	@$(call apt,$(PACKAGES) $(TEST_PACKAGES))
+
+$(VENV)/bin/python: | apt
+	@$(PYTHON) -m venv --system-site-packages $(VENV)
+
+$(VENV)/.run: pyproject.toml bpf/build.py | $(VENV)/bin/python
+	@echo "pip install -e ."
+	@$(BIN)/python -m pip install -qq -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml bpf/build.py | $(VENV)/bin/python
+	@echo "pip install -e .[test,dev]"
+	@$(BIN)/python -m pip install -qq -e '.[test,dev]'
+	@touch $@ $(VENV)/.run
+
+tests/node_modules/.done: tests/package.json tests/package-lock.json $(VENV)/.dev
+	@echo "npm ci (tests)"
+	@cd tests && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# ---- what people do ----------------------------------------------------------------------
+.PHONY: run
+run: setup ## start the daemon in the foreground with the shipped rules (as root)
+	@$(BIN)/agentd daemon --foreground
+
+PYTEST_ARGS ?=
+.PHONY: test
+test: setup-dev ## all tests; a run that leaves anything behind fails
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+C_FILES := $(BPF_SOURCES) $(BPF_HEADERS)
+PYTHON_TREES := agentd bench bpf tests
+.PHONY: lint
+lint: setup-dev ## ruff, mypy --strict, clang-format
+	@$(BIN)/ruff check -q $(PYTHON_TREES)
+	@$(BIN)/ruff format -q --check $(PYTHON_TREES)
+	@$(BIN)/mypy
+	@$(if $(C_FILES),$(BIN)/clang-format --dry-run -Werror $(C_FILES))
+
+.PHONY: format
+format: setup-dev ## write the format that lint asks for
+	@$(BIN)/ruff check -q --fix $(PYTHON_TREES) || true
+	@$(BIN)/ruff format -q $(PYTHON_TREES)
+	@$(if $(C_FILES),$(BIN)/clang-format -i $(C_FILES))
+
+.PHONY: bench
+bench: setup-dev ## measure; prints tables, writes bench/out/*.json (as root)
+	@for b in daemon tool_calls ingest overhead; do $(BIN)/python bench/$$b.py; done
+
+.PHONY: wheel
+wheel: setup ## build the wheel into dist/
+	@$(BIN)/python -m pip wheel -qq --no-deps -w dist .
+
+.PHONY: clean
+clean: ## remove everything that make made
+	@rm -rf $(VENV) $(OBJECTS_DIR) tests/node_modules bench/out dist \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find agentd bench bpf tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
