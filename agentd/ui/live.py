@@ -1,0 +1,299 @@
+"""One readable line for an event: used by `agentd watch` and by the daemon in the foreground.
+
+Works on the native envelope as a plain dict and never trusts its shape: a field that is missing or
+of another type is left out. What comes from watched processes is cleaned (see `agentd.ui.text`).
+"""
+
+from collections.abc import Callable
+
+from agentd.ui.text import fields, shorten, show
+
+_MARKS = {
+    "allow": ("ALLOW", "32"),
+    "audit": ("AUDIT", "36"),
+    "deny": ("DENY", "1;31"),
+    "hold": ("HOLD", "1;33"),
+    "kill": ("KILL", "1;35"),
+}
+_CLASS_MARKS = {
+    "loss": ("LOSS", "1;33"),
+    "tamper": ("TAMPR", "1;31"),
+    "policy.rejected": ("ERROR", "1;31"),
+}
+_PLAIN = ("·", "2")
+_MARK_WIDTH = 6
+_ARGUMENT_ROOM = 120
+_VERDICT_WORDS = {
+    "allow": "allowed",
+    "audit": "noted",
+    "deny": "denied",
+    "hold": "held",
+    "kill": "killed",
+}
+_LOUD_VERDICTS = ("deny", "hold", "kill")
+_LOUD_OUTCOMES = ("denied", "killed", "blocked", "timeout")
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object, room: int = 80) -> str:
+    return "" if value is None else show(value, room, 1)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if -1e18 < value < 1e18 else None
+
+
+def duration(micros: object) -> str:
+    """Microseconds as `181us`, `12.4ms`, `3.2s`, `4m10s`; "" for what is no number."""
+    amount = _number(micros)
+    if amount is None:
+        return ""
+    if amount < 1_000:
+        return f"{amount:.0f}us"
+    if amount < 1_000_000:
+        return f"{amount / 1_000:.1f}ms"
+    if amount < 60_000_000:
+        return f"{amount / 1_000_000:.1f}s"
+    minutes, seconds = divmod(int(amount / 1_000_000), 60)
+    return f"{minutes}m{seconds:02d}s"
+
+
+def _clock(event: dict[str, object]) -> str:
+    """`17:40:00.123Z` of an RFC 3339 time in UTC, as it stands in the event."""
+    time = event.get("time")
+    if not isinstance(time, str) or len(time) < 20 or time[10:11] != "T":
+        return "--:--:--.---Z"
+    return shorten(time[11:23].rstrip("Z").ljust(12, "0"), 12) + "Z"
+
+
+def _who(event: dict[str, object]) -> str:
+    workload = _text(event.get("workload"), 32)
+    session = event.get("session")
+    short = shorten(session.removeprefix("s-"), 8) if isinstance(session, str) else ""
+    return f"{workload or '-'}/{short}" if short else workload
+
+
+def process_name(process: object) -> str:
+    """`node[4312]` of a process object: the name from comm, else exe, else argv."""
+    known = _dict(process)
+    argv = known.get("argv")
+    first = argv[0] if isinstance(argv, list) and argv else ""
+    names = (known.get("comm"), known.get("exe"), first)
+    name = next((str(part) for part in names if isinstance(part, str) and part), None)
+    pid = known.get("pid")
+    if name is None and pid is None:
+        return ""
+    return f"{shorten((name or '?').rsplit('/', 1)[-1], 24)}[{_text(pid, 12)}]"
+
+
+def _command(argv: object, exe: object) -> str:
+    if isinstance(argv, list) and argv:
+        return " ".join(show(part, 60, 0) for part in argv[:12]) + (" …" if len(argv) > 12 else "")
+    return _text(exe)
+
+
+def _mcp(event: dict[str, object]) -> str:
+    mcp = _dict(event.get("mcp"))
+    server = _dict(mcp.get("server"))
+    peer = _text(server.get("name"), 40) or process_name(server)
+    words = [_text(mcp.get("method"), 48)]
+    if mcp.get("tool") is not None:
+        words.append(_text(mcp.get("tool"), 64))
+    arguments = mcp.get("arguments")
+    if isinstance(arguments, dict) and arguments:
+        words.append(fields(arguments, _ARGUMENT_ROOM))
+    from_server = mcp.get("direction") == "server-to-client"
+    if mcp.get("kind") == "response":
+        error = mcp.get("error")
+        words.insert(0, "reply to" if words[0] else "reply")
+        if error is not None:
+            detail = _dict(error)
+            words.append(
+                f"error {_text(detail.get('code'), 12)} {_text(detail.get('message'), 80)}"
+            )
+        elif mcp.get("is_error"):
+            words.append("tool error")
+        took = duration(mcp.get("latency_us"))
+        words.append(f"in {took}" if took else "")
+    if peer:
+        words.append(f"{'<-' if from_server else '->'} {peer}")
+    anomalies = mcp.get("anomalies")
+    if isinstance(anomalies, list) and anomalies:
+        words.append(f"anomalies: {show(anomalies, 80, 1)}")
+    return " ".join(word for word in words if word)
+
+
+def _noise(event: dict[str, object]) -> str:
+    return f"non-JSON on an MCP channel: {_mcp(event)}"
+
+
+def _file(event: dict[str, object]) -> str:
+    file = _dict(event.get("file"))
+    operation = _text(file.get("op"), 12) or "open"
+    access = _text(file.get("access"), 8)
+    words = [operation, f"({access})" if access else "", _text(file.get("path"), 160)]
+    if file.get("to") is not None:
+        words.append(f"-> {_text(file.get('to'), 160)}")
+    return " ".join(word for word in words if word)
+
+
+def _network(event: dict[str, object]) -> str:
+    network = _dict(event.get("network"))
+    verb = str(event.get("class", "")).rpartition(".")[2]
+    path = _text(network.get("path"), 160)
+    if path:
+        return f"{verb} unix {path}"
+    address = _text(network.get("address"), 64)
+    shown = f"[{address}]" if ":" in address else address
+    return f"{verb} {_text(network.get('protocol'), 8)} {shown}:{_text(network.get('port'), 8)}"
+
+
+def _exec(event: dict[str, object]) -> str:
+    program = _dict(event.get("exec"))
+    return f"exec {_command(program.get('argv'), program.get('exe') or program.get('filename'))}"
+
+
+def _exit(event: dict[str, object]) -> str:
+    end = _dict(event.get("exit"))
+    signal = end.get("signal")
+    return f"exit by signal {_text(signal, 8)}" if signal else f"exit {_text(end.get('code'), 8)}"
+
+
+def _fork(event: dict[str, object]) -> str:
+    return f"fork -> {_text(_dict(event.get('fork')).get('child'), 12)}"
+
+
+def _session(event: dict[str, object]) -> str:
+    task = _dict(event.get("task"))
+    objective = _text(task.get("objective"), 120)
+    words = "session started" if event.get("class") == "session.start" else "session ended"
+    return f"{words}: {objective}" if objective else words
+
+
+def _loss(event: dict[str, object]) -> str:
+    loss = _dict(event.get("loss"))
+    return f"{_text(loss.get('count'), 20)} records lost ({_text(loss.get('source'), 40)})"
+
+
+# What `_other` leaves out, because the rest of the line shows it or nobody reads it there.
+_ENVELOPE = frozenset(
+    (
+        "v",
+        "id",
+        "seq",
+        "boot",
+        "host",
+        "time",
+        "class",
+        "workload",
+        "session",
+        "task",
+        "posture",
+        "process",
+        "count",
+        "decision",
+    )
+)
+
+
+def _other(event: dict[str, object]) -> str:
+    rest = {name: value for name, value in event.items() if name not in _ENVELOPE}
+    return f"{_text(event.get('class'), 40)} {fields(rest, _ARGUMENT_ROOM)}".rstrip()
+
+
+def _hold(event: dict[str, object]) -> str:
+    for name, describe in (("mcp", _mcp), ("file", _file), ("exec", _exec), ("network", _network)):
+        if name in event:
+            return describe(event)
+    return _other(event)
+
+
+_DESCRIBE: dict[str, Callable[[dict[str, object]], str]] = {
+    "mcp.request": _mcp,
+    "mcp.response": _mcp,
+    "mcp.notification": _mcp,
+    "mcp.noise": _noise,
+    "file.open": _file,
+    "file.delete": _file,
+    "file.rename": _file,
+    "network.connect": _network,
+    "network.bind": _network,
+    "network.accept": _network,
+    "process.exec": _exec,
+    "process.exit": _exit,
+    "process.fork": _fork,
+    "session.start": _session,
+    "session.end": _session,
+    "hold.open": _hold,
+    "hold.decided": _hold,
+    "loss": _loss,
+}
+
+
+def _words_of_verdict(verdict: str, decision: dict[str, object]) -> str:
+    plain = _VERDICT_WORDS.get(verdict) or shorten(verdict, 12)
+    if decision.get("would"):
+        return f"would be {plain}"
+    outcome = decision.get("outcome")
+    if not isinstance(outcome, str) or not outcome:
+        return plain.upper() if verdict in _LOUD_VERDICTS else plain
+    word = shorten(outcome, 12)
+    word = word.upper() if outcome in _LOUD_OUTCOMES else word
+    return f"held, {word}" if verdict == "hold" else word
+
+
+def _judged(decision: dict[str, object]) -> str:
+    verdict = decision.get("verdict")
+    if not isinstance(verdict, str):
+        return ""
+    word = _words_of_verdict(verdict, decision)
+    rules = decision.get("rules")
+    words = [word]
+    if isinstance(rules, list) and rules:
+        words.append("by " + ",".join(_text(rule, 63) for rule in rules[:4]))
+    approver = _text(decision.get("approver"), 32)
+    if approver:
+        words.append(f"(approver {approver})")
+    reason = _text(decision.get("reason"), 200)
+    text = " ".join(words) + (f": {reason}" if reason else "")
+    hold_id = _text(decision.get("hold_id"), 24)
+    held = duration(decision.get("hold_us"))
+    notes = [f"hold {hold_id}" if hold_id else "", f"held {held}" if held else ""]
+    if decision.get("before_effect") is False:
+        notes.append("after the effect")
+    shown = ", ".join(note for note in notes if note)
+    return f"{text} ({shown})" if shown else text
+
+
+def _mark(event: dict[str, object], decision: dict[str, object]) -> tuple[str, str]:
+    verdict = decision.get("verdict")
+    if isinstance(verdict, str):
+        word, style = _MARKS.get(verdict, (shorten(verdict.upper(), 5), "0"))
+        return (f"{word.lower()}?", "2") if decision.get("would") else (word, style)
+    name = event.get("class")
+    return _CLASS_MARKS.get(name, _PLAIN) if isinstance(name, str) else _PLAIN
+
+
+def render(event: dict[str, object], colour: bool) -> str:
+    """One line (no newline) for an event of the native envelope; never raises, whatever it holds.
+
+    Time is UTC. `colour` adds ANSI colours; nothing else in the line is a control character.
+    """
+    decision = _dict(event.get("decision"))
+    mark, style = _mark(event, decision)
+    padded = mark.ljust(_MARK_WIDTH)
+    name = event.get("class")
+    describe = _DESCRIBE.get(name, _other) if isinstance(name, str) else _other
+    words = [_who(event), process_name(event.get("process")), describe(event), _judged(decision)]
+    count = _number(event.get("count"))
+    if count is not None and count > 1:
+        words.append(f"x{count:.0f}")
+    line = "  ".join(word for word in words if word)
+    if colour:
+        return f"\x1b[2m{_clock(event)}\x1b[0m \x1b[{style}m{padded}\x1b[0m {line}"
+    return f"{_clock(event)} {padded} {line}"
