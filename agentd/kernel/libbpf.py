@@ -1,0 +1,229 @@
+"""A thin binding of the system's libbpf: objects, programs, maps, attachment.
+
+Only what agentd calls, over ctypes, with the file descriptors in Python's hands. Facts come from
+libbpf 1.x (`bpf/libbpf.h`, `bpf/bpf.h`); every failure raises `KernelError` with the errno.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from typing import Final
+
+from agentd.errors import AgentdError
+
+BPF_ANY: Final = 0
+BPF_NOEXIST: Final = 1
+BPF_EXIST: Final = 2
+
+CGROUP_ATTACH_TYPES: Final = {
+    "cgroup/connect4": 10,
+    "cgroup/connect6": 11,
+    "cgroup/sendmsg4": 14,
+    "cgroup/sendmsg6": 15,
+}
+"""`enum bpf_attach_type` of linux/bpf.h, by ELF section name."""
+
+
+class KernelError(AgentdError):
+    """A bpf(2) operation failed: `.errno` says how, the text says which."""
+
+    def __init__(self, what: str, errno: int) -> None:
+        super().__init__(f"{what}: {os.strerror(errno)} (errno {errno})")
+        self.errno = errno
+
+
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _open_library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise AgentdError(
+            f"libbpf 1.x is not installed ({error}); install the package libbpf1"
+        ) from error
+    signatures: dict[str, tuple[object, list[object]]] = {
+        "libbpf_set_print": (c_void_p, [c_void_p]),
+        "bpf_object__open_mem": (c_void_p, [c_char_p, c_size_t, c_void_p]),
+        "bpf_object__load": (c_int, [c_void_p]),
+        "bpf_object__close": (None, [c_void_p]),
+        "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+        "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
+        "bpf_program__name": (c_char_p, [c_void_p]),
+        "bpf_program__section_name": (c_char_p, [c_void_p]),
+        "bpf_program__fd": (c_int, [c_void_p]),
+        "bpf_map__name": (c_char_p, [c_void_p]),
+        "bpf_map__fd": (c_int, [c_void_p]),
+        "bpf_map__key_size": (c_uint32, [c_void_p]),
+        "bpf_map__value_size": (c_uint32, [c_void_p]),
+        "bpf_map__max_entries": (c_uint32, [c_void_p]),
+        "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
+        "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
+        "bpf_link_create": (c_int, [c_int, c_int, c_int, c_void_p]),
+        "bpf_map_lookup_elem": (c_int, [c_int, c_char_p, c_void_p]),
+        "bpf_map_update_elem": (c_int, [c_int, c_char_p, c_char_p, c_uint64]),
+        "bpf_map_delete_elem": (c_int, [c_int, c_char_p]),
+        "bpf_map_get_next_key": (c_int, [c_int, c_char_p, c_void_p]),
+    }
+    for name, (restype, argtypes) in signatures.items():
+        function = getattr(library, name)
+        function.restype = restype
+        function.argtypes = argtypes
+    return library
+
+
+_lib = _open_library()
+_messages: list[str] = []
+_MESSAGE_ROOM: Final = 1 << 18  # a verifier log is one message
+
+
+@_PRINT
+def _keep_message(level: int, fmt: bytes, arguments: int) -> int:
+    if level <= 1:  # warnings and information; the rest is debugging
+        buffer = ctypes.create_string_buffer(_MESSAGE_ROOM)
+        _libc.vsnprintf(buffer, c_size_t(len(buffer)), c_char_p(fmt), c_void_p(arguments))
+        _messages.append(buffer.value.decode(errors="replace").rstrip())
+        del _messages[:-20]
+    return 0
+
+
+_lib.libbpf_set_print(ctypes.cast(_keep_message, c_void_p))
+
+
+def _check(what: str, result: int) -> int:
+    if result < 0:
+        raise KernelError(what, -result if result != -1 else ctypes.get_errno())
+    return result
+
+
+class Map:
+    """A BPF map by file descriptor. Keys and values are packed bytes of the map's sizes."""
+
+    __slots__ = ("_value", "fd", "key_size", "max_entries", "name", "value_size")
+
+    def __init__(
+        self, name: str, fd: int, key_size: int, value_size: int, max_entries: int
+    ) -> None:
+        self.name = name
+        self.fd = fd
+        self.key_size = key_size
+        self.value_size = value_size
+        self.max_entries = max_entries
+        self._value = ctypes.create_string_buffer(max(value_size, 8))
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+        if _lib.bpf_map_lookup_elem(self.fd, key, self._value) < 0:
+            return None
+        return self._value.raw[: self.value_size]
+
+    def put(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
+        """Sets a key. Raises KernelError, for one when the map is full (E2BIG)."""
+        _check(f"map {self.name}: update", _lib.bpf_map_update_elem(self.fd, key, value, flags))
+
+    def delete(self, key: bytes) -> bool:
+        """Removes a key; False if it was not there."""
+        return bool(_lib.bpf_map_delete_elem(self.fd, key) == 0)
+
+    def keys(self) -> Iterator[bytes]:
+        """Every key, tolerant of changes meanwhile (at most max_entries of them)."""
+        following = ctypes.create_string_buffer(self.key_size)
+        key: bytes | None = None
+        for _ in range(self.max_entries + 1):
+            if _lib.bpf_map_get_next_key(self.fd, key, following) < 0:
+                return
+            key = following.raw
+            yield key
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every pair; a pair that goes away meanwhile is left out."""
+        for key in list(self.keys()):
+            value = self.get(key)
+            if value is not None:
+                yield key, value
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Program:
+    """A loaded program: its name, ELF section and file descriptor."""
+
+    __slots__ = ("fd", "name", "section")
+
+    def __init__(self, name: str, section: str, fd: int) -> None:
+        self.name = name
+        self.section = section
+        self.fd = fd
+
+    def attach_raw_tracepoint(self, tracepoint: str) -> int:
+        """Attaches; the returned descriptor is the attachment, closing it detaches."""
+        fd = _lib.bpf_raw_tracepoint_open(tracepoint.encode(), self.fd)
+        return _check(f"attach {self.name} to {tracepoint}", fd)
+
+    def attach_cgroup(self, cgroup_fd: int) -> int:
+        """Attaches a cgroup program through a BPF link, whose descriptor is returned."""
+        kind = CGROUP_ATTACH_TYPES[self.section]
+        fd = _lib.bpf_link_create(self.fd, cgroup_fd, kind, None)
+        return _check(f"attach {self.name} to a cgroup", fd)
+
+
+class BpfObject:
+    """One compiled object, loaded. Maps of the names in `shared` are reused, not made."""
+
+    def __init__(self, name: str, elf: bytes, shared: dict[str, Map]) -> None:
+        self.name = name
+        self._elf = elf  # libbpf reads it until the load is done
+        del _messages[:]
+        self._object = _lib.bpf_object__open_mem(elf, len(elf), None)
+        if not self._object:
+            raise KernelError(self._explain("open"), ctypes.get_errno())
+        for pointer in self._each("bpf_object__next_map"):
+            known = shared.get(_lib.bpf_map__name(pointer).decode())
+            if known:
+                _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
+        result = _lib.bpf_object__load(self._object)
+        if result < 0:
+            raise KernelError(self._explain("load"), -result)
+        self.maps = {m.name: m for m in map(self._map, self._each("bpf_object__next_map"))}
+        self.programs = {
+            p.name: p for p in map(self._program, self._each("bpf_object__next_program"))
+        }
+
+    def _explain(self, step: str) -> str:
+        return "\n".join([f"BPF object {self.name}: {step}", *_messages])
+
+    def _each(self, function: str) -> Iterator[int]:
+        pointer = None
+        while pointer := getattr(_lib, function)(self._object, pointer):
+            yield pointer
+
+    @staticmethod
+    def _map(pointer: int) -> Map:
+        return Map(
+            _lib.bpf_map__name(pointer).decode(),
+            os.dup(_lib.bpf_map__fd(pointer)),
+            _lib.bpf_map__key_size(pointer),
+            _lib.bpf_map__value_size(pointer),
+            _lib.bpf_map__max_entries(pointer),
+        )
+
+    @staticmethod
+    def _program(pointer: int) -> Program:
+        return Program(
+            _lib.bpf_program__name(pointer).decode(),
+            _lib.bpf_program__section_name(pointer).decode(),
+            os.dup(_lib.bpf_program__fd(pointer)),
+        )
+
+    def close(self) -> None:
+        """Frees libbpf's copy. Maps and programs live on through their descriptors."""
+        _lib.bpf_object__close(self._object)
+        self._elf = b""
+
+
+def trim_heap() -> None:
+    """Gives memory that libbpf needed only for loading back to the system (glibc)."""
+    _libc.malloc_trim(c_size_t(0))

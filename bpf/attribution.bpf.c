@@ -1,0 +1,58 @@
+/* Labels follow fork in the kernel, so that a child is labelled before it can run, and end with
+ * the process. A new process never keeps what an earlier one left under its number. */
+#include "include/common.h"
+
+#define FORK_BURST 64
+
+SEC("raw_tp/sched_process_fork")
+int on_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *child = (void *)ctx->args[1];
+	__u32 child_tgid = BPF_CORE_READ(child, tgid);
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct label *label;
+
+	if (child_tgid == tgid)
+		return 0; /* a thread */
+	label = label_of(tgid);
+	if (!label) {
+		bpf_map_delete_elem(&labels, &child_tgid);
+		return 0;
+	}
+	struct label inherited = *label;
+	inherited.start_ns = BPF_CORE_READ(child, start_boottime);
+	if (bpf_map_update_elem(&labels, &child_tgid, &inherited, BPF_ANY))
+		count_in(&losses, label->workload);
+
+	struct seen_key key = {label->session, REC_FORK, tgid, label->start_ns, 0};
+	struct fork_record record = {};
+	fill_head(&record.head, REC_FORK, label);
+	record.head.count = worth_telling(&key, FORK_BURST);
+	if (!record.head.count)
+		return 0;
+	record.child = child_tgid;
+	record.child_start_ns = inherited.start_ns;
+	send_record(&record, sizeof(record), label->workload);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exit")
+int on_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	__u32 tgid = BPF_CORE_READ(task, tgid);
+	struct label *label = label_of(tgid);
+	struct exit_record record = {};
+
+	if (!label || BPF_CORE_READ(task, signal, live.counter) > 0)
+		return 0;
+	fill_head(&record.head, REC_EXIT, label);
+	record.code = BPF_CORE_READ(task, exit_code);
+	if (BPF_CORE_READ(task, signal, flags) & 4) /* SIGNAL_GROUP_EXIT */
+		record.code = BPF_CORE_READ(task, signal, group_exit_code);
+	send_record(&record, sizeof(record), label->workload);
+	bpf_map_delete_elem(&labels, &tgid);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,101 @@
+/* Reports what labelled tasks execute, and stops those that a rule must judge before the first
+ * instruction of the new program. For unlabelled tasks it tells only that there was an exec, and
+ * only while some workload has selectors. */
+#include "include/hold.h"
+#include "include/path.h"
+
+#define FILENAME_ROOM 1024
+#define ARGS_ROOM     1024
+
+static __always_inline bool exec_named(struct linux_binprm *bprm)
+{
+	struct name key = {.kind = NAME_EXEC};
+
+	bpf_probe_read_kernel_str(key.text, sizeof(key.text),
+				  BPF_CORE_READ(bprm, file, f_path.dentry, d_name.name));
+	return bpf_map_lookup_elem(&names, &key);
+}
+
+static __always_inline void hold_exec(const struct label *label, struct linux_binprm *bprm)
+{
+	__u32 flags = workload_flags(label);
+
+	if (!(flags & HOLDS_EXECS))
+		return;
+	if (!(settings_flags() & MASK_EXEC_ALL) && !exec_named(bprm))
+		return;
+	struct hold *hold = new_hold(label, HOLD_EXEC);
+	if (hold) {
+		hold->ino = BPF_CORE_READ(bprm, file, f_inode, i_ino);
+		take_hold(hold, flags);
+	}
+}
+
+static __always_inline void report_candidate(struct task_struct *task)
+{
+	struct label none = {.start_ns = leader_start(task)};
+	struct record record = {};
+
+	if (!(settings_flags() & MASK_CANDIDATES))
+		return;
+	fill_head(&record, REC_CANDIDATE, &none);
+	send_record(&record, sizeof(record), 0);
+}
+
+static __always_inline void report_exec(const struct label *label, struct task_struct *task,
+					struct linux_binprm *bprm)
+{
+	struct scratch *scratch = get_scratch();
+	struct exec_record *record = (void *)scratch;
+	__u32 at = sizeof(*record);
+	long len;
+
+	if (!scratch)
+		return;
+	fill_head(&record->head, REC_EXEC, label);
+	record->parent = BPF_CORE_READ(task, real_parent, tgid);
+	record->parent_start_ns = BPF_CORE_READ(task, real_parent, group_leader, start_boottime);
+	record->cgroup = bpf_get_current_cgroup_id();
+	record->gid = bpf_get_current_uid_gid() >> 32;
+	record->pad = 0;
+
+	struct file *file = BPF_CORE_READ(bprm, file);
+	record->exe_len = write_path(scratch, at, &file->f_path);
+	at += record->exe_len;
+	if (at > SCRATCH_LEN - FILENAME_ROOM - ARGS_ROOM)
+		return;
+	len = bpf_probe_read_kernel_str(&scratch->bytes[at], FILENAME_ROOM,
+					BPF_CORE_READ(bprm, filename));
+	record->filename_len = len > 0 ? len & (2 * FILENAME_ROOM - 1) : 0;
+	at += record->filename_len;
+
+	__u64 start = BPF_CORE_READ(task, mm, arg_start);
+	__u64 args = BPF_CORE_READ(task, mm, arg_end) - start;
+	if (args > ARGS_ROOM)
+		args = ARGS_ROOM;
+	if (at > SCRATCH_LEN - ARGS_ROOM ||
+	    bpf_probe_read_user(&scratch->bytes[at], args, (void *)start))
+		args = 0;
+	record->args_len = args;
+	at += args;
+	if (at <= SCRATCH_LEN)
+		send_record(scratch, at, label->workload);
+}
+
+SEC("raw_tp/sched_process_exec")
+int on_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	struct linux_binprm *bprm = (void *)ctx->args[2];
+	struct label *label = label_of(bpf_get_current_pid_tgid() >> 32);
+
+	if (!label) {
+		report_candidate(task);
+		return 0;
+	}
+	report_exec(label, task, bprm);
+	hold_exec(label, bprm);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,199 @@
+/* Opens of labelled tasks: writes to regular files become records, reads only where a name or an
+ * inode is watched. An open that a rule must judge stops the task before it can use the file. */
+#include "include/hold.h"
+#include "include/path.h"
+#include "include/syscall.h"
+
+#define S_IFMT	    0170000
+#define S_IFREG	    0100000
+#define FMODE_READ  1
+#define FMODE_WRITE 2
+#define PREFIX_MIN  3
+#define PREFIX_MAX  8
+#define OPEN_BURST  1
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct file_id);
+	__type(value, __u32);
+} files SEC(".maps");
+
+static __always_inline __u32 flags_of_name(struct name *key, __u32 kind)
+{
+	key->kind = kind;
+	__u32 *flags = bpf_map_lookup_elem(&names, key);
+	return flags ? *flags : 0;
+}
+
+struct base_name {
+	struct name whole;
+	struct name part;
+	__u32 len;
+	__u32 flags;
+};
+
+static long match_suffix(__u32 index, void *data)
+{
+	struct base_name *base = data;
+	__u32 at = base->len - 1 - index;
+
+	if (index >= base->len || at >= NAME_LEN)
+		return 1;
+	if (base->whole.text[at] != '.')
+		return 0;
+	__builtin_memset(&base->part, 0, sizeof(base->part));
+	for (__u32 i = 0; i < 16; i++) {
+		if (at + i >= NAME_LEN || !base->whole.text[at + i])
+			break;
+		base->part.text[i] = base->whole.text[at + i];
+	}
+	base->flags |= flags_of_name(&base->part, NAME_SUFFIX);
+	return 1;
+}
+
+/* What the rules say of the last component of a path. */
+static __always_inline __u32 flags_of_base(struct dentry *dentry)
+{
+	struct base_name base = {};
+	long len = bpf_probe_read_kernel_str(base.whole.text, NAME_LEN,
+					     BPF_CORE_READ(dentry, d_name.name));
+
+	if (len <= 1)
+		return 0;
+	base.len = len - 1;
+	base.flags = flags_of_name(&base.whole, NAME_BASE);
+	bpf_loop(NAME_LEN, match_suffix, &base, 0);
+	__builtin_memset(&base.part, 0, sizeof(base.part));
+	for (__u32 i = 0; i < PREFIX_MAX; i++) {
+		base.part.text[i] = base.whole.text[i];
+		if (i + 1 >= PREFIX_MIN && i < base.len)
+			base.flags |= flags_of_name(&base.part, NAME_PREFIX);
+	}
+	return base.flags;
+}
+
+struct climb {
+	struct walk walk;
+	struct name name;
+	__u32 flags;
+};
+
+static long climb_step(__u32 index, void *data)
+{
+	struct climb *climb = data;
+
+	int step = cross_mount(&climb->walk);
+
+	if (step <= 0)
+		return step < 0;
+	struct dentry *dentry = climb->walk.dentry;
+	__builtin_memset(&climb->name, 0, sizeof(climb->name));
+	bpf_probe_read_kernel_str(climb->name.text, NAME_LEN, BPF_CORE_READ(dentry, d_name.name));
+	climb->flags |= flags_of_name(&climb->name, NAME_DIR);
+	climb->walk.dentry = BPF_CORE_READ(dentry, d_parent);
+	return 0;
+}
+
+/* What the rules say of a file: by inode, by its name, by the directories above it. */
+static __always_inline __u32 flags_of_file(struct file *file, const struct file_id *id)
+{
+	__u32 *known = bpf_map_lookup_elem(&files, id);
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	__u32 flags = known ? *known : 0;
+
+	struct climb climb = {
+		.walk = {BPF_CORE_READ(dentry, d_parent),
+			 mount_of(BPF_CORE_READ(file, f_path.mnt))},
+	};
+	flags |= flags_of_base(dentry);
+	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
+	return flags | climb.flags;
+}
+
+static __always_inline void report_open(const struct label *label, struct file *file,
+					const struct file_id *id, __u32 access)
+{
+	struct seen_key key = {label->session, REC_OPEN | access << 16, id->ino, id->dev,
+			       label->start_ns};
+	struct scratch *scratch = get_scratch();
+	struct open_record *record = (void *)scratch;
+	__u32 count;
+
+	if (access & ACCESS_WRITE)
+		key.c = 0; /* writers of one session count together */
+	count = worth_telling(&key, OPEN_BURST);
+	if (!scratch || !count)
+		return;
+	fill_head(&record->head, REC_OPEN, label);
+	record->head.count = count;
+	record->ino = id->ino;
+	record->dev = id->dev;
+	record->access = access;
+	record->flags = BPF_CORE_READ(file, f_flags);
+	record->path_len = write_path(scratch, sizeof(*record), &file->f_path);
+	__u32 size = sizeof(*record) + record->path_len;
+	if (size <= SCRATCH_LEN)
+		send_record(scratch, size, label->workload);
+}
+
+static __always_inline void hold_open(const struct label *label, const struct file_id *id,
+				      __u32 access, __u32 fd, __u32 syscall, __u32 flags)
+{
+	struct hold *hold = new_hold(label, HOLD_OPEN);
+
+	if (!hold)
+		return;
+	hold->ino = id->ino;
+	hold->dev = id->dev;
+	hold->access = access;
+	hold->fd = fd;
+	hold->syscall = syscall;
+	take_hold(hold, flags);
+}
+
+SEC("raw_tp/sys_exit")
+int after_open(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct label *label = current_label();
+	long fd = result_of(ctx);
+
+	if (!label || fd < 0)
+		return 0;
+	struct file *file = file_of(task, fd);
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	if (!inode || (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFREG)
+		return 0;
+
+	__u32 mode = (__u32)BPF_CORE_READ(file, f_mode);
+	__u32 access =
+		(mode & FMODE_READ ? ACCESS_READ : 0) | (mode & FMODE_WRITE ? ACCESS_WRITE : 0);
+	struct file_id id = {.ino = BPF_CORE_READ(inode, i_ino),
+			     .dev = BPF_CORE_READ(inode, i_sb, s_dev)};
+	if (!access)
+		return 0;
+
+	/* Most opens are of files that no rule names: remember those, by place and policy. */
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	struct seen_key cold = {settings_generation(), id.dev, id.ino,
+				(__u64)BPF_CORE_READ(dentry, d_parent),
+				BPF_CORE_READ(dentry, d_name.hash_len)};
+	__u32 flags = 0;
+	if (!bpf_map_lookup_elem(&cold_files, &cold)) {
+		__u32 one = 1;
+		flags = flags_of_file(file, &id);
+		if (!flags)
+			bpf_map_update_elem(&cold_files, &cold, &one, BPF_ANY);
+	}
+	if (!(access & ACCESS_WRITE) && flags & NAME_WRITE_ONLY && !(flags & ~NAME_WRITE_ONLY))
+		flags = 0;
+	__u32 holds_flags = workload_flags(label);
+	if (flags & NAME_HOLD && holds_flags & HOLDS_OPENS)
+		hold_open(label, &id, access, fd, syscall_number(saved_regs(ctx)), holds_flags);
+	else if (flags || access & ACCESS_WRITE)
+		report_open(label, file, &id, access);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

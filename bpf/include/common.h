@@ -1,0 +1,92 @@
+/* What every hook needs: the label of the current task, the head of a record, losses. */
+#pragma once
+
+#include "maps.h"
+
+static __always_inline __u32 current_tgid(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, tgid);
+}
+
+static __always_inline struct label *label_of(__u32 tgid)
+{
+	return bpf_map_lookup_elem(&labels, &tgid);
+}
+
+static __always_inline __u32 workload_flags(const struct label *label)
+{
+	__u32 index = label->workload;
+	struct workload *workload = bpf_map_lookup_elem(&workloads, &index);
+	return workload ? workload->flags : 0;
+}
+
+static __always_inline __u32 settings_flags(void)
+{
+	__u32 zero = 0;
+	struct settings *value = bpf_map_lookup_elem(&settings, &zero);
+	return value ? value->flags : 0;
+}
+
+static __always_inline __u32 settings_generation(void)
+{
+	__u32 zero = 0;
+	struct settings *value = bpf_map_lookup_elem(&settings, &zero);
+	return value ? value->generation : 0;
+}
+
+static __always_inline struct scratch *get_scratch(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+static __always_inline void count_in(void *map, __u32 workload)
+{
+	__u64 *count = bpf_map_lookup_elem(map, &workload);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+static __always_inline void fill_head(struct record *head, __u16 kind, const struct label *label)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+
+	head->kind = kind;
+	head->workload = label->workload;
+	head->session = label->session;
+	head->time_ns = bpf_ktime_get_boot_ns();
+	head->start_ns = label->start_ns;
+	head->tgid = id >> 32;
+	head->tid = (__u32)id;
+	head->uid = (__u32)bpf_get_current_uid_gid();
+	head->count = 1;
+	bpf_get_current_comm(head->comm, sizeof(head->comm));
+}
+
+/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. */
+static __always_inline void send_record(void *data, __u64 size, __u32 workload)
+{
+	if (bpf_ringbuf_output(&events, data, size, 0))
+		count_in(&losses, workload);
+}
+
+/* How often this event has been seen, or 0 if the record can be left out: only the first
+ * `burst` and then every power of two are worth a record. */
+static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
+{
+	__u32 *count = bpf_map_lookup_elem(&seen, key);
+	__u32 now = 1;
+
+	if (!count) {
+		bpf_map_update_elem(&seen, key, &now, BPF_ANY);
+		return 1;
+	}
+	now = __sync_fetch_and_add(count, 1) + 1;
+	return now <= burst || !(now & (now - 1)) ? now : 0;
+}
+
+static __always_inline __u64 leader_start(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, group_leader, start_boottime);
+}

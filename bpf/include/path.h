@@ -1,0 +1,90 @@
+/* Paths of kernel objects as strings: names from the leaf up to the root of the mount namespace,
+ * each ended by NUL, across mounts. User space turns them round. */
+#pragma once
+
+#include "common.h"
+
+#define PATH_STEPS 48
+#define PATH_ROOM  4096
+
+#define COMPONENT_ROOM 256
+
+/* A place in the tree of mounts and dentries, on its way up. */
+struct walk {
+	struct dentry *dentry;
+	struct mount *mount;
+};
+
+static __always_inline struct mount *mount_of(struct vfsmount *vfsmount)
+{
+	return (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
+}
+
+/* If the walk stands on the root of a mount, moves it to the mount point above. Returns 1 if it
+ * stands on a name, 0 if it moved, -1 at the root of everything. */
+static __always_inline int cross_mount(struct walk *walk)
+{
+	struct dentry *dentry = walk->dentry;
+	struct mount *mount = walk->mount;
+	struct mount *above;
+
+	if (dentry != BPF_CORE_READ(mount, mnt.mnt_root))
+		return dentry == BPF_CORE_READ(dentry, d_parent) ? -1 : 1;
+	above = BPF_CORE_READ(mount, mnt_parent);
+	if (!above || above == mount)
+		return -1;
+	walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+	walk->mount = above;
+	return 0;
+}
+
+struct path_writer {
+	struct walk walk;
+	__u8 *bytes;
+	__u32 at;
+};
+
+static long write_component(__u32 index, void *data)
+{
+	struct path_writer *writer = data;
+	int step = cross_mount(&writer->walk);
+
+	if (step < 0 || writer->at > SCRATCH_LEN - COMPONENT_ROOM)
+		return 1;
+	if (!step)
+		return 0;
+	struct dentry *dentry = writer->walk.dentry;
+	const unsigned char *name = BPF_CORE_READ(dentry, d_name.name);
+	long len = bpf_probe_read_kernel_str(writer->bytes + writer->at, COMPONENT_ROOM, name);
+	if (len > 0)
+		writer->at += len & (2 * COMPONENT_ROOM - 1);
+	writer->walk.dentry = BPF_CORE_READ(dentry, d_parent);
+	return 0;
+}
+
+/* Writes the components of `path` into the scratch bytes from `start` on. Returns their length. */
+static __always_inline __u32 write_path(struct scratch *scratch, __u32 start,
+					const struct path *path)
+{
+	struct path_writer writer = {
+		.walk = {BPF_CORE_READ(path, dentry), mount_of(BPF_CORE_READ(path, mnt))},
+		.bytes = scratch->bytes,
+		.at = start,
+	};
+
+	bpf_loop(PATH_STEPS, write_component, &writer, 0);
+	__u32 used = writer.at - start;
+	return used <= PATH_ROOM ? used : PATH_ROOM;
+}
+
+static __always_inline struct file *file_of(struct task_struct *task, __u32 fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **slots = BPF_CORE_READ(table, fd);
+	struct file *file = NULL;
+
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), &slots[fd]);
+	return file;
+}

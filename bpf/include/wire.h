@@ -1,0 +1,221 @@
+/* Records that cross from the kernel to user space, and the values of the maps that both sides
+ * write. agentd/kernel/wire.py mirrors every struct here; a test compares the two through BTF. */
+#pragma once
+
+#define COMM_LEN      16
+#define NAME_LEN      64
+#define UNIX_PATH_LEN 108
+
+enum record_kind {
+	REC_FORK = 1,
+	REC_EXEC,
+	REC_EXIT,
+	REC_CANDIDATE, /* an exec of an unlabelled process, while some workload has selectors */
+	REC_OPEN,
+	REC_CHANGE, /* unlink, rmdir, rename, truncate */
+	REC_SOCKET, /* connect, bind, accept */
+	REC_DATA,   /* bytes that a labelled task read from a pipe or a Unix socket */
+};
+
+/* First member of every record in the events ring. `tgid` and `start_ns` are the identity of
+ * the process; `count` is how often the kernel has seen this very event, this one included. */
+struct record {
+	__u16 kind;
+	__u16 workload;
+	__u32 session;
+	__u64 time_ns;	/* CLOCK_BOOTTIME */
+	__u64 start_ns; /* start_boottime of the thread group leader */
+	__u32 tgid;
+	__u32 tid;
+	__u32 uid;
+	__u32 count;
+	char comm[COMM_LEN];
+};
+
+struct fork_record {
+	struct record head; /* the parent */
+	__u64 child_start_ns;
+	__u32 child;
+	__u32 pad;
+};
+
+/* Followed by three strings of the given lengths: the path components of the executable (leaf
+ * first, each ended by NUL), the file name as given to execve, the argument block. */
+struct exec_record {
+	struct record head;
+	__u64 parent_start_ns;
+	__u64 cgroup;
+	__u32 parent;
+	__u32 gid;
+	__u32 exe_len;
+	__u32 filename_len;
+	__u32 args_len;
+	__u32 pad;
+};
+
+struct exit_record {
+	struct record head;
+	__s32 code; /* wait status */
+	__u32 pad;
+};
+
+#define ACCESS_READ  1
+#define ACCESS_WRITE 2
+
+/* Followed by the path components of the file, leaf first. */
+struct open_record {
+	struct record head;
+	__u64 ino;
+	__u32 dev;
+	__u32 flags; /* f_flags */
+	__u32 access;
+	__u32 path_len;
+};
+
+/* Followed by: components of the base directory, the path as given, and for a rename the same
+ * two for the new name. A base is empty where the given path is absolute. */
+struct change_record {
+	struct record head;
+	__u32 op; /* system call number */
+	__u32 base_len;
+	__u32 path_len;
+	__u32 to_base_len;
+	__u32 to_path_len;
+	__s32 result;
+};
+
+enum socket_op {
+	SOCKET_CONNECT = 1,
+	SOCKET_BIND,
+	SOCKET_ACCEPT,
+	SOCKET_BLOCKED, /* a connect or send that the kernel refused by rule */
+};
+
+struct socket_record {
+	struct record head;
+	__u16 op;
+	__u16 family;
+	__u16 protocol;
+	__u16 port; /* host byte order */
+	__s32 result;
+	__u32 rule; /* number of the rule that blocked, SOCKET_BLOCKED only */
+	__u8 address[16];
+	__u32 path_len;
+	char path[UNIX_PATH_LEN];
+};
+
+#define DATA_LOST 1 /* bytes between this record and the one before it were lost */
+
+/* Followed by `len` bytes. */
+struct data_record {
+	struct record head;
+	__u64 ino;	/* the pipe or socket that was read */
+	__u64 peer_ino; /* the socket at the other end; 0 for a pipe */
+	__u32 fd;
+	__u32 len;
+	__u32 flags;
+	__u32 pad;
+};
+
+enum hold_kind { HOLD_READ = 1, HOLD_OPEN, HOLD_EXEC };
+enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
+
+/* A task that is stopped until its verdict; the value of the map `holds`, and the record of
+ * the holds ring. */
+struct hold {
+	__u64 id;
+	__u64 time_ns;
+	__u64 start_ns;
+	__u32 tgid;
+	__u32 tid;
+	__u32 session;
+	__u16 workload;
+	__u16 kind;
+	__u32 state;
+	__u32 syscall;
+	__u64 ino;
+	__u64 peer_ino;
+	__u64 address; /* HOLD_READ: buffer, or the iovec array where iovcnt is not 0 */
+	__u64 length;  /* HOLD_READ: bytes that were read */
+	__u32 iovcnt;
+	__u32 fd;
+	__u32 dev;
+	__u32 access;
+};
+
+/* Value of the map `labels`, key: tgid. */
+struct label {
+	__u64 start_ns;
+	__u32 session;
+	__u16 workload;
+	__u16 pad;
+};
+
+#define HOLDS_REQUESTS	      1 /* requests to servers wait for a verdict */
+#define HOLDS_CLIENT_REQUESTS 2 /* requests from servers to clients, too */
+#define HOLDS_OPENS	      4
+#define HOLDS_EXECS	      8
+#define HOLDS_FAIL_CLOSED     16 /* kill the task when a hold cannot be taken */
+
+/* Value of the array `workloads`. */
+struct workload {
+	__u32 flags;
+	__u32 socket_rules; /* how many entries of `socket_rules` this workload has */
+};
+
+#define ROLE_MCP       1
+#define ROLE_TO_SERVER 2
+#define ROLE_TO_CLIENT 4
+#define ROLE_OTHER     8 /* user space has looked: not MCP */
+
+/* Value of the map `channels`, key: inode of the pipe or socket that is read. Written by the
+ * kernel alone; what user space has learnt of the channel is in the map `roles`. */
+struct channel {
+	__u32 partial; /* the last read ended inside a message */
+	__u32 reads;
+};
+
+#define NAME_WATCH	1
+#define NAME_HOLD	2
+#define NAME_WRITE_ONLY 4
+
+enum name_kind { NAME_BASE = 1, NAME_SUFFIX, NAME_DIR, NAME_PREFIX, NAME_EXEC };
+
+/* Key of the map `names`; the value holds NAME_ flags. */
+struct name {
+	__u32 kind;
+	char text[NAME_LEN];
+};
+
+/* Key of the map `files`: an inode that a rule watches under whatever name. */
+struct file_id {
+	__u64 ino;
+	__u32 dev;
+	__u32 pad;
+};
+
+#define MAX_WORKLOADS	 256
+#define MAX_SOCKET_RULES 64
+
+#define RULE_EXCEPT 1
+
+/* Value of the array `socket_rules`, index: workload * MAX_SOCKET_RULES + n. The address is
+ * compared over `prefix` bits; IPv4 is in its mapped form. protocol 0 is any. */
+struct socket_rule {
+	__u8 address[16];
+	__u16 prefix;
+	__u16 protocol;
+	__u16 port_low;
+	__u16 port_high;
+	__u32 rule;
+	__u32 flags;
+};
+
+#define MASK_CANDIDATES 1 /* report execs of unlabelled tasks */
+#define MASK_EXEC_ALL	2 /* hold every exec of a workload with HOLDS_EXECS */
+
+/* Value of the array `settings`, one entry. */
+struct settings {
+	__u32 flags;
+	__u32 generation; /* of the policy: what was cold for one is not for the next */
+};
