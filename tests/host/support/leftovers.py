@@ -86,8 +86,10 @@ def foreign_daemons() -> list[str]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if process.pid not in ours and "daemon" in words and any(
-                Path(word).name == "agentd" for word in words[:2]
+            if (
+                process.pid not in ours
+                and "daemon" in words
+                and any(Path(word).name == "agentd" for word in words[:2])
             ):
                 found.append(describe(process))
     return found
