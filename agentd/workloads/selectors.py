@@ -52,9 +52,7 @@ class _Compiled:
             return False
         if not all(any(map(glob.match, info.argv)) for glob in self.argv):
             return False
-        if self.cgroup is not None and not (info.cgroup and self.cgroup.match(info.cgroup)):
-            return False
-        if self.unit is not None and not any(map(self.unit.match, units_of(info.cgroup))):
+        if not self._matches_cgroup(info.cgroup):
             return False
         if self.ancestor is not None and not any(
             self.ancestor.match(_without_deleted(exe)) for exe in ancestors()
@@ -64,6 +62,11 @@ class _Compiled:
             values = environ(info.key)
             return all(name in values and glob.match(values[name]) for name, glob in self.env)
         return True
+
+    def _matches_cgroup(self, path: str | None) -> bool:
+        if self.cgroup is not None and not (path and self.cgroup.match(path)):
+            return False
+        return self.unit is None or any(map(self.unit.match, units_of(path)))
 
 
 class Selectors:
