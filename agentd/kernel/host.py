@@ -40,7 +40,6 @@ CONFIG_HINTS = {
     "CONFIG_CGROUP_BPF": "blocking connects in the kernel",
     "CONFIG_UPROBE_EVENTS": "MCP over TLS",
     "CONFIG_BPF_LSM": "the enforce-lsm tier",
-    "CONFIG_FUNCTION_ERROR_INJECTION": "overriding functions outside security_*",
     "CONFIG_SECURITY_LOCKDOWN_LSM": "if on and active, limits tracing",
 }
 

@@ -32,8 +32,7 @@ NONE = "none"
 DRIVEN_TIERS = (OBSERVE,)
 
 _REFUSED_TO_ROOT = (
-    "EPERM although the capabilities are there: the kernel refuses tracing programs of this kind "
-    "(locked down, or built so)"
+    "EPERM although the capabilities are there: this kernel refuses the kind (locked down, or built so)"
 )
 _OBSERVE_NEEDS = ("raw_tracepoint", "ring_buffer", "send_signal", "probe_read")
 

@@ -206,10 +206,11 @@ def _other(event: dict[str, object]) -> str:
     return f"{_text(event.get('class'), 40)} {fields(rest, _ARGUMENT_ROOM)}".rstrip()
 
 
-def _hold(event: dict[str, object]) -> str:
-    for name, describe in (("mcp", _mcp), ("file", _file), ("exec", _exec), ("network", _network)):
+def describe(event: dict[str, object]) -> str:
+    """What an event, or the subject of a hold, is about, whatever its class; cleaned."""
+    for name, function in (("mcp", _mcp), ("file", _file), ("exec", _exec), ("network", _network)):
         if name in event:
-            return describe(event)
+            return function(event)
     return _other(event)
 
 
@@ -229,8 +230,8 @@ _DESCRIBE: dict[str, Callable[[dict[str, object]], str]] = {
     "process.fork": _fork,
     "session.start": _session,
     "session.end": _session,
-    "hold.open": _hold,
-    "hold.decided": _hold,
+    "hold.open": describe,
+    "hold.decided": describe,
     "loss": _loss,
 }
 
@@ -288,8 +289,8 @@ def render(event: dict[str, object], colour: bool) -> str:
     mark, style = _mark(event, decision)
     padded = mark.ljust(_MARK_WIDTH)
     name = event.get("class")
-    describe = _DESCRIBE.get(name, _other) if isinstance(name, str) else _other
-    words = [_who(event), process_name(event.get("process")), describe(event), _judged(decision)]
+    what = _DESCRIBE.get(name, _other) if isinstance(name, str) else _other
+    words = [_who(event), process_name(event.get("process")), what(event), _judged(decision)]
     count = _number(event.get("count"))
     if count is not None and count > 1:
         words.append(f"x{count:.0f}")

@@ -1,0 +1,1 @@
+"""The `agentd` command: thin commands, each in a module imported only when it runs."""

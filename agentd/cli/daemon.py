@@ -1,0 +1,44 @@
+"""`agentd daemon`: starts the supervisor in place of this process."""
+
+import os
+import site
+import sys
+from pathlib import Path
+
+import click
+
+import agentd
+from agentd.cli.output import Settings
+
+
+@click.command()
+@click.option("--foreground", is_flag=True, help="Show decisions on this terminal as they happen.")
+@click.option("--config", metavar="FILE", help="The configuration, as before the command.")
+@click.option("--rules", "rules", multiple=True, metavar="DIR", help="Rules from here instead.")
+@click.pass_obj
+def daemon(
+    settings: Settings, foreground: bool, config: str | None, rules: tuple[str, ...]
+) -> None:
+    """Start the daemon (as root); it says READY when it watches.
+
+    Stops on SIGTERM or Ctrl-C and releases everything it holds.
+    """
+    # A fresh interpreter: the supervisor lives for months, and should not carry the command
+    # line's libraries (5 MB) in it. `-P` keeps the working directory off a root process's path.
+    arguments = [sys.executable, "-P", "-m", "agentd.cli.supervise"]
+    if foreground:
+        arguments.append("--foreground")
+    if config or settings.config:
+        arguments += ["--config", config or settings.config or ""]
+    for directory in rules:
+        arguments += ["--rules", directory]
+    os.execve(sys.executable, arguments, environment())  # noqa: S606
+
+
+def environment() -> dict[str, str]:
+    """This process's environment; a checkout that is not installed is put on Python's path."""
+    root = Path(agentd.__file__).resolve().parent.parent
+    if str(root) in site.getsitepackages():
+        return dict(os.environ)
+    present = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{present}" if present else str(root)}

@@ -1,0 +1,112 @@
+"""The command line's entry: global options, and sub-commands imported only when they run."""
+
+import importlib
+import os
+import sys
+
+import click
+
+from agentd import __version__, paths
+from agentd.cli.client import ControlError
+from agentd.cli.exits import EPILOG, Exit
+from agentd.cli.output import CommandError, Settings
+from agentd.errors import AgentdError, ConfigError, ConfigErrors
+from agentd.ui.text import clean
+
+# name: (module, attribute, one line of help); the module is not imported for the help.
+_COMMANDS = {
+    "daemon": ("daemon", "daemon", "Start the daemon (as root)."),
+    "run": ("run_command", "run", "Run a command as a session of a workload."),
+    "watch": ("watch", "watch", "Show events as they happen."),
+    "ps": ("ps", "ps", "Show workloads, their sessions and processes."),
+    "holds": ("holds", "holds", "List what waits for a decision."),
+    "approve": ("holds", "approve", "Let a held act go on."),
+    "deny": ("holds", "deny", "Refuse a held act."),
+    "query": ("query", "query", "Search the journal."),
+    "rules": ("rules", "rules", "Check, test and list rules."),
+    "reload": ("control", "reload", "Make the daemon read its rules again."),
+    "status": ("control", "status", "Show the daemon's counters."),
+    "doctor": ("doctor", "doctor", "Say what this kernel can do, and why."),
+    "completion": ("completion", "completion", "Print a shell completion script."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command's module when that sub-command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which a newcomer meets them."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a sub-command."""
+        del ctx
+        known = _COMMANDS.get(cmd_name)
+        if known is None:
+            return None
+        module, attribute, _ = known
+        command: click.Command = getattr(importlib.import_module(f"agentd.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the sub-commands without importing any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run; what is expected to go wrong becomes one line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (CommandError, ControlError) as error:
+            _complain(str(error))
+            ctx.exit(error.exit_code)
+        except (ConfigError, ConfigErrors) as error:
+            _complain(str(error))
+            ctx.exit(Exit.CONFIG)
+        except AgentdError as error:
+            _complain(str(error))
+            ctx.exit(Exit.FAILED)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except BrokenPipeError:
+            # The reader went away (`agentd watch | head`); keep the interpreter's last flush quiet.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(Exit.OK)
+
+
+def _complain(message: str) -> None:
+    for line in message.splitlines():
+        click.echo(f"agentd: {clean(line)}", err=True)
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    metavar="FILE",
+    envvar="AGENTD_CONFIG",
+    help=f"The daemon's configuration.  [default: {paths.CONFIG_FILE}]",
+)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    envvar="AGENTD_SOCKET",
+    default=str(paths.RUNTIME_DIR / paths.CONTROL_SOCKET),
+    show_default=True,
+    help="The daemon's control socket.",
+)
+@click.version_option(__version__, prog_name="agentd")
+@click.pass_context
+def cli(ctx: click.Context, config: str | None, socket: str) -> None:
+    """Govern AI agent workloads on this host: see, judge, hold and stop what they do.
+
+    Start with `agentd doctor`, then `agentd daemon` in one terminal and
+    `agentd run --workload NAME -- COMMAND` in another.
+    """
+    ctx.obj = Settings(config, socket)
+
+
+def main() -> None:
+    """Entry of the `agentd` script and of `python -m agentd`."""
+    cli(prog_name="agentd")

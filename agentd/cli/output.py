@@ -1,0 +1,94 @@
+"""What the commands share for printing: JSON, tables, ages, the `--json` option, the context."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import click
+
+from agentd.cli.client import ControlClient
+from agentd.cli.exits import Exit
+from agentd.errors import AgentdError
+from agentd.ui.text import shorten
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+class CommandError(AgentdError):
+    """An expected failure of a command: what, why, what to do, in one line."""
+
+    def __init__(self, message: str, exit_code: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(slots=True, frozen=True)
+class Settings:
+    """The options that stand before the sub-command."""
+
+    config: str | None
+    socket: str
+
+    def client(self, timeout_s: float = 10.0, retry_s: float = 3.0) -> ControlClient:
+        """A client of the daemon that these settings name."""
+        return ControlClient(self.socket, timeout_s, retry_s)
+
+
+def json_option(function: _Function) -> _Function:
+    """Add `--json` (parameter `as_json`) to a command."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    return option(function)
+
+
+def print_json(value: object) -> None:
+    """Print a JSON document, indented, in ASCII (so that no control character gets through)."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_json_line(value: object) -> None:
+    """Print a JSON value on one line and flush, for streams."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], room: int = 60) -> None:
+    """Print rows under a header, columns as wide as their content up to `room`, cells cleaned."""
+    cells = [[shorten(cell, room) for cell in row] for row in rows]
+    table = [list(header), *cells]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def age(seconds: object) -> str:
+    """Seconds as `12s`, `3m04s`, `5h07m`, `2d03h`; "" for what is no number."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124
+        return ""
+    whole = int(max(0, min(seconds, 1e12)))
+    for size, unit, part_size, part in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part_size:02d}{part}"
+    return f"{whole}s"
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal that should be coloured (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def objects(value: object) -> list[dict[str, object]]:
+    """The JSON objects in a JSON array; anything else is left out."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """End the command with one line on standard error."""
+    raise CommandError(message, code)
