@@ -1,0 +1,1 @@
+"""Events: the envelope, the journal that stores them, and queries over it."""

@@ -1,0 +1,333 @@
+"""The journal: every event on disk, numbered without gaps, within a disk budget.
+
+One writer (the engine). `append` only buffers; `flush` writes. A number belongs to an event once it
+is on disk: after `kill -9` the sequence goes on from what the file holds.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentd.events import retention, store
+from agentd.events.checkpoint import Checkpointer
+from agentd.events.model import EventWriter, dumps
+from agentd.events.retention import Limits, Retention
+
+BUFFER_BYTES = 32 << 20
+_ROW_OVERHEAD = 200
+_RETRY_NS = 200_000_000
+_MAX_WORKLOADS = 64
+
+
+class FlushStatus(StrEnum):
+    """What `flush` did."""
+
+    OK = "ok"
+    BLOCKED = "blocked"  # a reader keeps the WAL from being used again; events stay buffered
+    FAILED = "failed"  # disk full, I/O error, locked by somebody; events stay buffered
+    BROKEN = "broken"  # the file is damaged: close the journal and open it again
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStats:
+    """Counters since this journal was opened; sizes in bytes."""
+
+    seq: int
+    written: int
+    trimmed: int
+    dropped: int
+    buffered: int
+    buffered_bytes: int
+    file_bytes: int
+    wal_bytes: int
+    status: FlushStatus
+    error: str
+
+
+class Journal:
+    """The journal of one host, opened by its one writer."""
+
+    def __init__(
+        self,
+        path: Path,
+        budget_bytes: int,
+        host: str,
+        boot_id: str,
+        *,
+        sent_floor: Callable[[str], int] | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        """Open or make the journal at `path`.
+
+        `host` is a NATS token; `sent_floor` gives, for the journal's id, the highest events.id that
+        the publisher has delivered (None: nothing is streamed, so trimming loses nothing; see
+        stream.state.sent_floor); `buffer_bytes` bounds
+        what is kept in memory while the disk refuses. A file that is not a journal any more is
+        set aside and a new one begun. Raises OSError or sqlite3.Error if that cannot be done, and
+        ValueError for a budget under 1 MiB.
+        """
+        self.path = path
+        self.host = host
+        self.boot = boot_id
+        self._limits = Limits.of(budget_bytes)
+        self._floor = sent_floor
+        self._writer = EventWriter(host, boot_id)
+        self._buffer: list[store.Row] = []
+        self._buffered = 0
+        self._buffer_limit = buffer_bytes
+        self._kv: dict[str, str] = {}
+        self._dropped: dict[str, int] = {}
+        self._dropped_total = 0
+        self._written = 0
+        self._notices: list[bytes] = []
+        self._status = FlushStatus.OK
+        self._id = self._seq = self._boot = 0
+        self._trimmed_unsent = False
+        self._error = ""
+        self._retry_at = 0
+        self._since_checkpoint = 0
+        self._open_or_replace()
+        self._checkpointer = Checkpointer(path)
+
+    def append(  # noqa: PLR0917 (hot path, positional)
+        self,
+        cls: str,
+        time_ns: int,
+        workload: str | None,
+        session: str | None,
+        parts: Mapping[str, Any],
+        verdict: str | None = None,
+        rules: Iterable[str] = (),
+    ) -> bytes:
+        """Number, build and buffer one event; returns its JSON bytes.
+
+        `time_ns` is nanoseconds since the epoch. Returns b"" when the disk has refused for so long
+        that the buffer is full: the event is counted and has no number. A quarter of the buffer is
+        kept for events with a verdict.
+        """
+        limit = self._buffer_limit if verdict else self._buffer_limit * 3 // 4
+        if self._buffered > limit:
+            self._drop(workload)
+            return b""
+        seq = self._seq + 1
+        body = self._writer.build(cls, time_ns, workload, session, seq, parts)
+        if len(body) > self._limits.chunk:
+            self._drop(workload)
+            return b""
+        self._seq = seq
+        self._id += 1
+        names = " ".join(rules) if rules else None
+        self._buffer.append(
+            (self._id, self._boot, seq, time_ns, cls, workload, session, verdict, names, body)
+        )
+        self._buffered += len(body) + _ROW_OVERHEAD
+        return body
+
+    def flush(self) -> FlushStatus:
+        """Write what is buffered; never raises for what the disk does.
+
+        After a failure the next attempt is made no sooner than 200 ms later.
+        """
+        if self._buffer or self._kv or self._dropped or self._trimmed_unsent:
+            if self._retry_at and time.monotonic_ns() < self._retry_at:
+                return self._status
+            try:
+                self._status = self._flush()
+                self._error = ""
+            except (sqlite3.Error, OSError) as error:
+                self._failed(error)
+            ok = self._status is FlushStatus.OK
+            self._retry_at = 0 if ok else time.monotonic_ns() + _RETRY_NS
+        return self._status
+
+    def sync(self) -> FlushStatus:
+        """Flush, and return only when the disk has it (fdatasync of the WAL)."""
+        if self.flush() is FlushStatus.OK:
+            try:
+                wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(wal)
+                finally:
+                    os.close(wal)
+            except OSError as error:
+                self._failed(error)
+        return self._status
+
+    def get(self, key: str) -> Any:
+        """Engine state under `key`, or None."""
+        text = self._kv.get(key)
+        if text is None:
+            try:
+                row = self._con.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
+            except sqlite3.Error:
+                return None
+            text = row[0] if row else "null"
+        return orjson.loads(text)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep engine state (any JSON) under `key`, written with the next flush."""
+        self._kv[key] = dumps(value).decode()
+
+    def take_notices(self) -> list[bytes]:
+        """Events that the journal itself wrote (class loss) since the last call, for watchers."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def stats(self) -> JournalStats:
+        """Counters and sizes now."""
+        try:
+            file_bytes = self.path.stat().st_size
+        except OSError:
+            file_bytes = 0
+        return JournalStats(
+            seq=self._seq,
+            written=self._written,
+            trimmed=self._retention.trimmed,
+            dropped=self._dropped_total,
+            buffered=len(self._buffer),
+            buffered_bytes=self._buffered,
+            file_bytes=file_bytes,
+            wal_bytes=retention.wal_bytes(self.path),
+            status=self._status,
+            error=self._error,
+        )
+
+    def close(self) -> None:
+        """Flush and close; the last connection copies the WAL back."""
+        self._retry_at = 0
+        self.flush()
+        self._checkpointer.close()
+        self._con.close()
+
+    def _open_or_replace(self) -> None:
+        try:
+            self._open(first_seq=0)
+        except sqlite3.DatabaseError as error:
+            if not store.is_corrupt(error):
+                raise
+            self._replace(error)
+
+    def _open(self, first_seq: int) -> None:
+        con = store.open_writer(self.path)
+        try:
+            con.execute("INSERT OR IGNORE INTO boots(boot) VALUES(?)", (self.boot,))
+            boot = con.execute("SELECT n FROM boots WHERE boot = ?", (self.boot,)).fetchone()[0]
+            last = con.execute("SELECT id, boot, seq FROM events ORDER BY id DESC LIMIT 1")
+            row_id, row_boot, seq = last.fetchone() or (0, boot, first_seq)
+            keep = Retention(con, self._limits, self._floor)
+            trimmed = bool(retention.pending_loss(con))
+        except BaseException:
+            con.close()
+            raise
+        self._con = con
+        self._retention = keep
+        self._boot = boot
+        same_boot = row_boot == boot
+        self._id = row_id if same_boot else row_id + store.ID_JUMP
+        self._seq = seq if same_boot else 0
+        self._trimmed_unsent = trimmed
+
+    def _replace(self, error: sqlite3.Error) -> None:
+        """Begin a new journal beside the broken one.
+
+        How far the broken one had numbered this boot is unknown. Microseconds since boot are above
+        it, as no host writes a million events a second: no number is used twice, and the gap, with
+        the loss event, tells a consumer.
+        """
+        aside = store.set_aside(self.path)
+        self._open(first_seq=time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000)
+        loss = {"count": 0, "source": "journal.broken", "error": str(error), "kept": str(aside)}
+        body = self.append("loss", time.time_ns(), None, None, {"loss": loss})
+        self._notices.append(body)
+
+    def _flush(self) -> FlushStatus:
+        while self._buffer or self._kv:
+            if not self._wal_has_room():
+                return FlushStatus.BLOCKED
+            count, size = self._batch()
+            if self._retention.make_room(size):
+                self._trimmed_unsent = True
+            self._write(self._buffer[:count])
+            del self._buffer[:count]
+            self._buffered -= size
+            self._since_checkpoint += size
+        if self._dropped:
+            by_workload = {name or "_": count for name, count in self._dropped.items()}
+            count = sum(self._dropped.values())
+            loss = {"count": count, "source": "journal.buffer", "workloads": by_workload}
+            self._write_loss(loss)
+            self._dropped.clear()
+        if self._trimmed_unsent:
+            ranges = retention.pending_loss(self._con)
+            count = sum(part["count"] for part in ranges)
+            self._write_loss({"count": count, "source": "journal.budget", "ranges": ranges})
+            self._trimmed_unsent = False
+        if self._since_checkpoint > self._limits.wal_soft:
+            self._since_checkpoint = 0
+            self._checkpointer.request()
+        return FlushStatus.OK
+
+    def _batch(self) -> tuple[int, int]:
+        """How many buffered rows go into one transaction, and their size."""
+        if self._buffered <= self._limits.transaction:
+            return len(self._buffer), self._buffered
+        size = 0
+        for count, row in enumerate(self._buffer):
+            size += len(row[-1]) + _ROW_OVERHEAD
+            if size > self._limits.transaction:
+                return count + 1, size
+        return len(self._buffer), size
+
+    def _write(self, rows: list[store.Row], *, clear_loss: bool = False) -> None:
+        with store.transaction(self._con) as con:
+            con.executemany(store.INSERT, rows)
+            if clear_loss:
+                con.execute("DELETE FROM kv WHERE key = ?", (retention.LOSS_KEY,))
+            if self._kv:
+                con.executemany(store.SET_KEY, list(self._kv.items()))
+        self._kv.clear()
+        self._written += len(rows)
+
+    def _write_loss(self, loss: dict[str, Any]) -> None:
+        """Write a loss event by itself; it has a number only if that succeeds.
+
+        The note of trimmed ranges goes in the same transaction, so that a crash neither forgets
+        them nor tells them twice.
+        """
+        time_ns, seq = time.time_ns(), self._seq + 1
+        body = self._writer.build("loss", time_ns, None, None, seq, {"loss": loss})
+        row = (self._id + 1, self._boot, seq, time_ns, "loss", None, None, None, None, body)
+        self._write([row], clear_loss=loss["source"] == "journal.budget")
+        self._seq, self._id = seq, row[0]
+        self._notices.append(body)
+
+    def _wal_has_room(self) -> bool:
+        """Keep the WAL bounded: False while a reader prevents that it is used again."""
+        size = retention.wal_bytes(self.path)
+        if size > self._limits.wal_hard:
+            busy = self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._error = "a reader of the journal keeps its WAL from being used again"
+            return not busy
+        if size > 2 * self._limits.wal_soft:
+            # Written faster than the checkpoint thread copies: pay for it here.
+            self._con.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        broken = isinstance(error, sqlite3.Error) and store.is_corrupt(error)
+        self._status = FlushStatus.BROKEN if broken else FlushStatus.FAILED
+        self._error = str(error)
+
+    def _drop(self, workload: str | None) -> None:
+        name = workload or ""
+        if name not in self._dropped and len(self._dropped) >= _MAX_WORKLOADS:
+            name = ""
+        self._dropped[name] = self._dropped.get(name, 0) + 1
+        self._dropped_total += 1

@@ -1,0 +1,150 @@
+"""Keeps the journal's file and WAL within the disk budget, and says what that cost."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentd.events import store
+
+MIN_BUDGET = 1 << 20
+LOSS_KEY = "journal.trimmed"
+_VACUUM_PAGES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How the budget is divided, in bytes.
+
+    `wal_soft` starts checkpoints, `wal_hard` stops writing (a reader keeps the WAL from being
+    used again), `file` is what the journal proper may take; `wal_hard` + `file` = budget.
+    """
+
+    file: int
+    wal_soft: int
+    wal_hard: int
+    chunk: int
+    transaction: int
+
+    @classmethod
+    def of(cls, budget: int) -> "Limits":
+        """Divide a budget; raises ValueError below 1 MiB."""
+        if budget < MIN_BUDGET:
+            raise ValueError(f"the journal's budget must be at least {MIN_BUDGET} bytes")
+        wal_hard = min(budget // 4, 256 << 20)
+        file = budget - wal_hard
+        return cls(
+            file=file,
+            wal_soft=min(wal_hard // 4, 16 << 20),
+            wal_hard=wal_hard,
+            chunk=min(file // 16, 2 << 20),
+            transaction=min(wal_hard // 8, 1 << 20),
+        )
+
+
+class Retention:
+    """Trims the oldest rows so that new ones find room."""
+
+    def __init__(
+        self, con: sqlite3.Connection, limits: Limits, sent_floor: Callable[[str], int] | None
+    ) -> None:
+        """`sent_floor`: journal id -> the highest events.id that the publisher has delivered."""
+        self._con = con
+        self._limits = limits
+        self._sent_floor = sent_floor
+        self.trimmed = 0
+        self._journal = store.journal_id(con)
+        self._rows = 64  # rows in one chunk; follows what they turn out to take
+        con.execute(f"PRAGMA journal_size_limit={limits.wal_soft}")
+
+    def file_bytes(self) -> int:
+        """Bytes in use in the file: pages that are not free."""
+        pages = self._pragma("page_count") - self._pragma("freelist_count")
+        return pages * store.PAGE_SIZE
+
+    def make_room(self, size: int) -> bool:
+        """Trim until rows of `size` bytes in all fit; True if rows were lost unsent.
+
+        Twice the size is kept free, because a large row may leave half a page empty.
+        """
+        unsent = False
+        needed = 2 * size + 16 * store.PAGE_SIZE
+        while self.file_bytes() + needed > self._limits.file:
+            lost = self._trim()
+            if lost is None:
+                break
+            unsent = unsent or lost
+        if self._pragma("page_count") * store.PAGE_SIZE > self._limits.file:
+            self._con.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        return unsent
+
+    def _trim(self) -> bool | None:
+        """Delete one chunk of the oldest rows, but never the newest row of all.
+
+        Returns whether unsent rows were among them, None if there was nothing to delete.
+        """
+        # The row that many from the start, or else the last but one: LIMIT 1 reads only keys.
+        cut = "SELECT id FROM events WHERE id < (SELECT max(id) FROM events) ORDER BY id"
+        found = self._con.execute(f"{cut} LIMIT 1 OFFSET ?", (self._rows,)).fetchone()
+        found = found or self._con.execute(f"{cut} DESC LIMIT 1").fetchone()
+        if found is None:
+            return None
+        upto = int(found[0])
+        before = self.file_bytes()
+        floor = upto if self._sent_floor is None else self._sent_floor(self._journal)
+        with store.transaction(self._con) as con:
+            lost = self._count_unsent(floor, upto) if floor < upto else []
+            if lost:
+                merged = orjson.dumps(_merge(pending_loss(con), lost)).decode()
+                con.execute(store.SET_KEY, (LOSS_KEY, merged))
+            deleted = con.execute("DELETE FROM events WHERE id <= ?", (upto,)).rowcount
+        self.trimmed += deleted
+        freed = max(before - self.file_bytes(), store.PAGE_SIZE)
+        self._rows = max(16, min(4 * self._rows, self._rows * self._limits.chunk // freed))
+        return bool(lost)
+
+    def _count_unsent(self, floor: int, upto: int) -> list[dict[str, Any]]:
+        found = self._con.execute(
+            "SELECT boots.boot, min(seq), max(seq), count(*)"
+            " FROM events JOIN boots ON n = events.boot WHERE id > ? AND id <= ?"
+            " GROUP BY events.boot ORDER BY min(id)",
+            (floor, upto),
+        )
+        return [
+            {"boot": boot, "first": first, "last": last, "count": count}
+            for boot, first, last, count in found
+        ]
+
+    def _pragma(self, name: str) -> int:
+        return int(self._con.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def pending_loss(con: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Ranges trimmed unsent for which no loss event has been written yet."""
+    row = con.execute("SELECT value FROM kv WHERE key = ?", (LOSS_KEY,)).fetchone()
+    return list(orjson.loads(row[0])) if row else []
+
+
+def _merge(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join ranges of the same boot; trimming goes upwards, so only the last can touch."""
+    merged = list(old)
+    for part in new:
+        if merged and merged[-1]["boot"] == part["boot"]:
+            last = merged.pop()
+            count = last["count"] + part["count"]
+            merged.append({**last, "last": part["last"], "count": count})
+        else:
+            merged.append(part)
+    return merged
+
+
+def wal_bytes(path: Path) -> int:
+    """Size of the journal's WAL file."""
+    try:
+        return os.stat(f"{path}-wal").st_size  # noqa: PTH116 (hot path)
+    except OSError:
+        return 0
