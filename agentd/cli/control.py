@@ -17,7 +17,7 @@ def reload(ctx: click.Context, as_json: bool) -> None:
 
     Rules that do not load leave the last good set in force, and the exit code is 78.
     """
-    settings = ctx.find_object(Settings) or Settings(None, "")
+    settings = ctx.find_object(Settings) or Settings()
     answer = settings.client(_RELOAD_TIMEOUT_S).request("reload")
     found = answer.get("problems")
     problems = found if isinstance(found, list) else []

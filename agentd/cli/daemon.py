@@ -15,9 +15,15 @@ from agentd.cli.output import Settings
 @click.option("--foreground", is_flag=True, help="Show decisions on this terminal as they happen.")
 @click.option("--config", metavar="FILE", help="The configuration, as before the command.")
 @click.option("--rules", "rules", multiple=True, metavar="DIR", help="Rules from here instead.")
+@click.option("--no-nats", is_flag=True, help="Do not stream, whatever the configuration says.")
 @click.pass_obj
 def daemon(
-    settings: Settings, foreground: bool, config: str | None, rules: tuple[str, ...]
+    settings: Settings,
+    *,
+    foreground: bool,
+    config: str | None,
+    rules: tuple[str, ...],
+    no_nats: bool,
 ) -> None:
     """Start the daemon (as root); it says READY when it watches.
 
@@ -32,6 +38,8 @@ def daemon(
         arguments += ["--config", config or settings.config or ""]
     for directory in rules:
         arguments += ["--rules", directory]
+    if no_nats:
+        arguments.append("--no-nats")
     os.execve(sys.executable, arguments, environment())  # noqa: S606
 
 

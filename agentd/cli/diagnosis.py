@@ -154,7 +154,7 @@ def examine(settings: Settings) -> Diagnosis:
 
 def _ping(settings: Settings) -> dict[str, object] | None:
     try:
-        if not stat.S_ISSOCK(Path(settings.socket).stat().st_mode):
+        if not stat.S_ISSOCK(Path(settings.socket_path()).stat().st_mode):
             return None
         answer = settings.client(2.0, 0.0).request("ping")
     except (OSError, ControlError):

@@ -36,7 +36,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     Loads, fires and unloads tiny programs on acts of this process alone; changes nothing. Exit
     code 0 if agentd can run here, 1 if not.
     """
-    diagnosis = examine(ctx.find_object(Settings) or Settings(None, ""))
+    diagnosis = examine(ctx.find_object(Settings) or Settings())
     if as_json:
         print_json(asdict(diagnosis))
     else:

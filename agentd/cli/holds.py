@@ -3,8 +3,8 @@
 import click
 from click.shell_completion import CompletionItem
 
-from agentd.cli.client import ControlClient, ControlError
 from agentd.cli.output import Settings, age, json_option, objects, print_json, print_table
+from agentd.errors import AgentdError
 from agentd.ui import live
 from agentd.ui.text import show
 
@@ -46,12 +46,11 @@ def _complete_ids(
 ) -> list[CompletionItem]:
     """Ids of the present holds, for the shell."""
     del param
-    path = ctx.find_root().params.get("socket")
-    if not isinstance(path, str):
-        return []
+    given = ctx.find_root().params
+    settings = Settings(given.get("config"), given.get("socket"))
     try:
-        waiting = objects(ControlClient(path, 1.0, 0.0).request("holds").get("holds"))
-    except ControlError:
+        waiting = objects(settings.client(1.0, 0.0).request("holds").get("holds"))
+    except AgentdError:
         return []
     return [
         CompletionItem(name, help=show(hold.get("rule"), 63))

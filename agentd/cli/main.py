@@ -92,13 +92,11 @@ def _complain(message: str) -> None:
     "--socket",
     metavar="PATH",
     envvar="AGENTD_SOCKET",
-    default=str(paths.RUNTIME_DIR / paths.CONTROL_SOCKET),
-    show_default=True,
-    help="The daemon's control socket.",
+    help=f"The daemon's control socket.  [default: {paths.RUNTIME_DIR / paths.CONTROL_SOCKET}]",
 )
 @click.version_option(__version__, prog_name="agentd")
 @click.pass_context
-def cli(ctx: click.Context, config: str | None, socket: str) -> None:
+def cli(ctx: click.Context, config: str | None, socket: str | None) -> None:
     """Govern AI agent workloads on this host: see, judge, hold and stop what they do.
 
     Start with `agentd doctor`, then `agentd daemon` in one terminal and

@@ -1,18 +1,24 @@
 """What the commands share for printing: JSON, tables, ages, the `--json` option, the context."""
 
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
+from agentd import paths
 from agentd.cli.client import ControlClient
 from agentd.cli.exits import Exit
 from agentd.errors import AgentdError
+from agentd.kernel import host
 from agentd.ui.text import shorten
+
+if TYPE_CHECKING:
+    from agentd.config import Config
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -29,12 +35,31 @@ class CommandError(AgentdError):
 class Settings:
     """The options that stand before the sub-command."""
 
-    config: str | None
-    socket: str
+    config: str | None = None
+    socket: str | None = None
+
+    def load_config(self) -> "Config":
+        """The daemon's configuration. Raises ConfigErrors; costs an import of pydantic."""
+        module = importlib.import_module("agentd.config")
+        loaded: Config = module.load(self.config)
+        return loaded
+
+    def socket_path(self) -> str:
+        """The control socket: `--socket`, else the configuration's, else the default.
+
+        Commands must start fast, so the configuration is parsed only where it could say otherwise:
+        where it was named, or mentions `runtime_dir`. One that may not be read says nothing.
+        """
+        if self.socket:
+            return self.socket
+        text = host.read_text(self.config or str(paths.CONFIG_FILE)) or ""
+        if "runtime_dir" in text:
+            return str(self.load_config().control_socket)
+        return str(paths.RUNTIME_DIR / paths.CONTROL_SOCKET)
 
     def client(self, timeout_s: float = 10.0, retry_s: float = 3.0) -> ControlClient:
         """A client of the daemon that these settings name."""
-        return ControlClient(self.socket, timeout_s, retry_s)
+        return ControlClient(self.socket_path(), timeout_s, retry_s)
 
 
 def json_option(function: _Function) -> _Function:

@@ -50,5 +50,5 @@ def run(
         raise click.UsageError("--requester and --expires describe a task: add --task TEXT")
     described = {"objective": task, "requester": requester, "expires": expires}
     details = {name: value for name, value in described.items() if value is not None}
-    settings = ctx.find_object(Settings) or Settings(None, "")
-    ctx.exit(runner.run(settings.socket, workload, details or None, list(argv)))
+    settings = ctx.find_object(Settings) or Settings()
+    ctx.exit(runner.run(settings.socket_path(), workload, details or None, list(argv)))

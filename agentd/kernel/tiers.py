@@ -32,7 +32,7 @@ NONE = "none"
 DRIVEN_TIERS = (OBSERVE,)
 
 _REFUSED_TO_ROOT = (
-    "EPERM although the capabilities are there: this kernel refuses the kind (locked down, or built so)"
+    "EPERM in spite of the capabilities: this kernel refuses the kind (locked down or built so)"
 )
 _OBSERVE_NEEDS = ("raw_tracepoint", "ring_buffer", "send_signal", "probe_read")
 
