@@ -1,0 +1,1 @@
+"""Policy: rules as people write them, and the verdicts that follow from them."""

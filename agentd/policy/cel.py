@@ -1,0 +1,214 @@
+"""Conditions (`when:`) in CEL: checked and compiled at load, evaluated on the hot path.
+
+The package `cel` imports a command-line tool with it (20 MB, 180 ms). Only its extension module is
+loaded here: it is found beside the package's `__init__`, which never runs.
+
+`session.has("label")` is compiled to a call that looks the label up directly, and only the fields
+of `event`, `session`, `workload` and `task` that an expression names are converted for it.
+"""
+
+import importlib.util
+import re
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from agentd.yamldoc import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+VARIABLES = frozenset({"event", "session", "workload", "task"})
+# fmt: off
+FUNCTIONS = frozenset([
+    "bytes", "contains", "double", "duration", "dyn", "endsWith", "getDate", "getDayOfMonth",
+    "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes",
+    "getMonth", "getSeconds", "has", "int", "matches", "size", "startsWith", "string", "timestamp",
+    "type", "uint",
+])
+# fmt: on
+MAX_SOURCE = 2000  # the library's parser recurses: a longer one could exhaust the stack
+SESSION_FIELDS = frozenset({"id", "workload", "posture", "labels"})
+WORKLOAD_FIELDS = frozenset({"name"})
+TASK_FIELDS = frozenset({"objective", "requester", "expires"})
+FIELDS = {"session": SESSION_FIELDS, "workload": WORKLOAD_FIELDS, "task": TASK_FIELDS}
+
+_STRING = re.compile(
+    r"""[rRbB]{0,2}(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+    r"|//[^\n]*",
+    re.DOTALL,
+)
+_BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+_HAS_LABEL = re.compile(r"(?<![\w.])session\s*\.\s*has\s*\(")
+_USE = re.compile(r"(?<![\w.])(event|session|workload|task)\b(?:\s*\.\s*([A-Za-z_]\w*))?")
+_POSITION = re.compile(r"<input>:(\d+):(\d+): (.*)")
+
+
+class CelError(ValueError):
+    """An expression that cannot be used; `mend` says what to write."""
+
+    def __init__(self, message: str, mend: str) -> None:
+        super().__init__(message)
+        self.mend = mend
+
+
+class _Program(Protocol):
+    def execute(self, context: Any = None) -> Any: ...
+    def variables(self) -> list[str]: ...
+    def functions(self) -> list[str]: ...
+
+
+class _Context(Protocol):
+    def add_variable(self, name: str, value: Any) -> None: ...
+    def add_function(self, name: str, function: Any) -> None: ...
+
+
+class _Cel(Protocol):
+    def compile(self, expression: str) -> _Program: ...
+    def Context(self) -> _Context: ...  # noqa: N802 (the module's own name)
+
+
+def _load_extension() -> _Cel:
+    """The extension module of `cel`, without running the package. Raises ImportError."""
+    loaded = sys.modules.get("cel.cel")
+    if loaded is not None:
+        return cast("_Cel", loaded)
+    package = importlib.util.find_spec("cel")
+    for directory in (package.submodule_search_locations or []) if package else []:
+        for suffix in EXTENSION_SUFFIXES:
+            file = Path(directory) / f"cel{suffix}"
+            if file.is_file():
+                loader = ExtensionFileLoader("cel.cel", str(file))
+                spec = importlib.util.spec_from_loader("cel.cel", loader)
+                if spec is not None:
+                    module = importlib.util.module_from_spec(spec)
+                    loader.exec_module(module)
+                    return cast("_Cel", module)
+    raise ImportError("no extension module of common-expression-language for this Python")
+
+
+_cel = _load_extension()
+
+
+class Scope:
+    """What expressions are evaluated against. One for each evaluator; not thread-safe."""
+
+    __slots__ = ("_context", "labels")
+
+    def __init__(self) -> None:
+        self.labels: AbstractSet[str] = frozenset()
+        self._context = _cel.Context()
+        self._context.add_function("session_has", lambda label: label in self.labels)
+
+    def run(self, program: _Program, values: dict[str, Any]) -> Any:
+        """The value of the program; raises whatever the library raises."""
+        for name, value in values.items():
+            self._context.add_variable(name, value)
+        return program.execute(self._context)
+
+
+class Condition:
+    """One compiled expression."""
+
+    __slots__ = ("_fields", "_program", "source")
+
+    def __init__(self, source: str) -> None:
+        """Raise CelError: syntax, unknown names, an expression that cannot be true or false."""
+        self.source = source
+        if len(source) > MAX_SOURCE:
+            raise CelError(f"an expression over {MAX_SOURCE} characters", "split the rule")
+        checked = _compile(source)
+        bare = _STRING.sub(lambda match: " " * len(match.group()), source)
+        bound = set(_BOUND.findall(bare))
+        _check_names(source, checked, bound)
+        self._fields = _used_fields(bare, bound)
+        self._program = _cel.compile(_outside_strings(source, _HAS_LABEL, "session_has("))
+
+    def holds(
+        self, scope: Scope, event: dict[str, Any], variables: dict[str, dict[str, Any] | None]
+    ) -> bool:
+        """Whether the expression is true. Raises whatever the library raises when it fails.
+
+        `variables` has session, workload and task; a None is CEL's null. Values in `event` must not
+        be nested deeper than JSON parsers allow (1,024): the library converts them recursively.
+        """
+        values: dict[str, Any] = {}
+        for name, fields in self._fields:
+            whole = event if name == "event" else variables[name]
+            if fields is None or whole is None:
+                values[name] = whole
+            else:
+                values[name] = {field: whole[field] for field in fields if field in whole}
+        result = scope.run(self._program, values)
+        if result is True or result is False:
+            return result
+        raise TypeError(f"the expression gave {type(result).__name__}, not true or false")
+
+
+def _compile(source: str) -> _Program:
+    try:
+        return _cel.compile(source)
+    except Exception as error:
+        found = _POSITION.search(str(error))
+        if found is None:
+            raise CelError(f"{source!r}: {error}", "see the CEL language definition") from error
+        line, column, text = found.groups()
+        text = text.split(" expecting ")[0].removeprefix("Syntax error: ")
+        where = f"column {column}" if line == "1" else f"line {line}, column {column}"
+        raise CelError(
+            f"{source!r} is not CEL: {where}: {text}", "mend the expression at that column"
+        ) from error
+
+
+def _check_names(source: str, program: _Program, bound: set[str]) -> None:
+    for name in program.variables():
+        if name not in VARIABLES and name not in bound:
+            raise CelError(
+                f"{source!r}: unknown variable {name!r} at column {_column(source, name)}",
+                nearest(name, sorted(VARIABLES)),
+            )
+    functions = program.functions()
+    for name in functions:
+        if name[0].isalpha() and name not in FUNCTIONS:
+            raise CelError(
+                f"{source!r}: unknown function {name!r} at column {_column(source, name)}",
+                nearest(name, sorted(FUNCTIONS)),
+            )
+
+
+def _column(source: str, name: str) -> int:
+    found = re.search(rf"\b{re.escape(name)}\b", source)
+    return found.start() + 1 if found else 1
+
+
+def _used_fields(bare: str, bound: set[str]) -> list[tuple[str, tuple[str, ...] | None]]:
+    """Variable -> the fields the expression names, or None where it uses the whole."""
+    used: dict[str, set[str] | None] = {}
+    for name, field in _USE.findall(_HAS_LABEL.sub("(", bare)):
+        if name in bound:
+            used[name] = None
+            continue
+        known = FIELDS.get(name)
+        if field and known is not None and field not in known:
+            raise CelError(f"{name} has no field {field!r}", nearest(field, sorted(known)))
+        fields = used.setdefault(name, set())
+        if not field:
+            used[name] = None
+        elif fields is not None:
+            fields.add(field)
+    return [
+        (name, None if fields is None else tuple(sorted(fields))) for name, fields in used.items()
+    ]
+
+
+def _outside_strings(source: str, pattern: re.Pattern[str], replacement: str) -> str:
+    """Replace a pattern everywhere but in string literals and comments."""
+    parts: list[str] = []
+    position = 0
+    for literal in _STRING.finditer(source):
+        parts.append(pattern.sub(replacement, source[position : literal.start()]))
+        parts.append(literal.group())
+        position = literal.end()
+    parts.append(pattern.sub(replacement, source[position:]))
+    return "".join(parts)
