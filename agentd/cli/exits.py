@@ -23,6 +23,8 @@ MEANINGS = {
     Exit.CONFIG: "a configuration or rule file is wrong",
 }
 
-EPILOG = "\b\nExit codes:\n" + "\n".join(
-    f"  {int(code):2}  {meaning}" for code, meaning in MEANINGS.items()
-) + "\n`agentd run` ends with the exit code of the command it ran."  # fmt: skip
+_CODES = "\n".join(f"  {int(code):2}  {meaning}" for code, meaning in MEANINGS.items())
+EPILOG = f"""\b
+Exit codes:
+{_CODES}
+`agentd run` ends as its command does; with 126 or 127 if that cannot be run or is not found."""

@@ -4,8 +4,8 @@ Sources are proc(5) and sysfs(5) files; whatever cannot be read is reported as a
 of this also runs without privilege.
 """
 
-import gzip
 import os
+import zlib
 from pathlib import Path
 
 # capability.h of Linux 6.18, in bit order.
@@ -43,6 +43,7 @@ CONFIG_HINTS = {
     "CONFIG_SECURITY_LOCKDOWN_LSM": "if on and active, limits tracing",
 }
 
+_GZIP = 16 + zlib.MAX_WBITS
 _MOUNT_KINDS = ("cgroup", "cgroup2", "tracefs", "bpf", "securityfs", "debugfs")
 
 
@@ -105,7 +106,7 @@ def kernel_config() -> tuple[str, dict[str, str]]:
         except OSError:
             continue
         if path.endswith(".gz"):
-            content = gzip.decompress(content)
+            content = zlib.decompress(content, _GZIP)
         values = dict.fromkeys(CONFIG_HINTS, "n")
         for line in content.decode("ascii", "replace").splitlines():
             name, _, value = line.partition("=")
