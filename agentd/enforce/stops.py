@@ -1,0 +1,99 @@
+"""What is done to a stopped process once it is judged: goes on, or is killed.
+
+The order makes a crash harmless: the map says "decided" before SIGCONT is sent and forgets the
+hold after it, so the supervisor never judges again what was judged, and never misses a stop.
+"""
+
+import contextlib
+import os
+import signal
+from collections import Counter
+
+from agentd.kernel.maps import HoldValue, KernelMaps
+
+
+class Stops:
+    """The stopped tasks that the engine knows of, by process."""
+
+    def __init__(self, kernel: KernelMaps) -> None:
+        self._kernel = kernel
+        self._waiting: Counter[int] = Counter()
+        self._open: set[int] = set()
+
+    def take(self, hold: HoldValue) -> bool:
+        """Takes a hold on; False if somebody has resolved it already, or it was taken before."""
+        if hold.id in self._open or not self._kernel.is_held(hold):
+            return False
+        self._open.add(hold.id)
+        self._waiting[hold.tgid] += 1
+        return True
+
+    def go_on(self, hold: HoldValue) -> None:
+        """Lets the task go on, unless another thread of its process still waits for a verdict."""
+        self._kernel.mark_decided(hold)
+        if self._forget(hold):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(hold.tgid, signal.SIGCONT)
+        self._kernel.drop_hold(hold)
+
+    def kill(self, hold: HoldValue) -> bool:
+        """Kills the held process; False if it is gone."""
+        done = kill_process(self._kernel, hold.tgid, hold.start_ns)
+        self._forget(hold)
+        self._kernel.drop_hold(hold)
+        return done
+
+    def forget_process(self, tgid: int) -> None:
+        """The process has exited; its holds end with it."""
+        if tgid in self._waiting:
+            for hold in self._kernel.held():
+                if hold.tgid == tgid:
+                    self._open.discard(hold.id)
+                    self._kernel.drop_hold(hold)
+            del self._waiting[tgid]
+
+    def _forget(self, hold: HoldValue) -> bool:
+        """True if no other hold of the process is open."""
+        self._open.discard(hold.id)
+        self._waiting[hold.tgid] -= 1
+        if self._waiting[hold.tgid] > 0:
+            return False
+        del self._waiting[hold.tgid]
+        return True
+
+
+def kill_process(kernel: KernelMaps, tgid: int, start_ns: int) -> bool:
+    """SIGKILL to a labelled process, through a pidfd so that a reused pid is never hit."""
+    try:
+        pidfd = os.pidfd_open(tgid)
+    except OSError:
+        return False
+    try:
+        label = kernel.label_of(tgid)
+        if label is None or label.start_ns != start_ns:
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def kill_session(kernel: KernelMaps, session: int) -> int:
+    """SIGKILL to every process of a session until none is left to kill; returns how many.
+
+    A child that is forked meanwhile has the label too, so the next round finds it.
+    """
+    killed: set[tuple[int, int]] = set()
+    while True:
+        fresh = [
+            (tgid, label.start_ns)
+            for tgid, label in kernel.labelled()
+            if label.session == session and (tgid, label.start_ns) not in killed
+        ]
+        if not fresh:
+            return len(killed)
+        for tgid, start_ns in fresh:
+            kill_process(kernel, tgid, start_ns)
+            killed.add((tgid, start_ns))
