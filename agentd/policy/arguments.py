@@ -7,12 +7,15 @@ A path is `a.b.c`, or a JSON pointer (RFC 6901: `/a/b~1c`) where keys have dots 
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from agentd.policy.globs import GlobError, NameGlobs, PathIndex, path_index, split_negated
 from agentd.policy.paths import meant_by
 
 PATH_STARTS = ("/", "~/", "**/")
+WILD = ("*", "**")
+REMEMBERED = 1024  # characters
 _INDEX = re.compile(r"[0-9]{1,6}")
 
 
@@ -109,14 +112,15 @@ class ValuePattern:
 
     def match(self, value: Any) -> bool:
         """Whether an argument's value matches."""
+        if isinstance(value, str):
+            return self._match_text(value)
         if isinstance(value, list):
             return any(
-                self._match_scalar(item) for item in value if not isinstance(item, (dict, list))
+                self._match_text(item if isinstance(item, str) else json.dumps(item))
+                for item in value
+                if not isinstance(item, (dict, list))
             )
-        return not isinstance(value, dict) and self._match_scalar(value)
-
-    def _match_scalar(self, value: Any) -> bool:
-        return self._match_text(value if isinstance(value, str) else json.dumps(value))
+        return not isinstance(value, dict) and self._match_text(json.dumps(value))
 
     def _match_text(self, text: str) -> bool:
         if self._regex is not None and self._regex.search(text) is None:
@@ -125,17 +129,26 @@ class ValuePattern:
             return False
         if self._negative_names is not None and self._negative_names.match(text):
             return False
-        return self._negative_paths is None or not self._negative_paths.owners(meant_by(text))
+        return self._negative_paths is None or not self._negative_paths.owners(_meant(text))
 
     def _is_positive(self, text: str) -> bool:
         if self._names is not None and self._names.match(text):
             return True
-        if self._paths is None or not text:
+        paths = self._paths
+        if paths is None or not text:
             return False
-        if self._paths.owners(text):
+        if paths.owners(text):
             return True
-        meant = meant_by(text)
-        return meant != text and bool(self._paths.owners(meant))
+        meant = _meant(text)
+        return meant != text and bool(paths.owners(meant))
+
+
+_recently_meant = lru_cache(maxsize=256)(meant_by)
+
+
+def _meant(text: str) -> str:
+    """`meant_by`, remembered for short texts: many rules ask about the same argument."""
+    return _recently_meant(text) if len(text) <= REMEMBERED else meant_by(text)
 
 
 def _paths_of(globs: list[str]) -> PathIndex | None:
@@ -158,7 +171,10 @@ class Arguments:
 
     def match(self, arguments: Any) -> bool:
         """Whether the arguments (plain JSON values) satisfy every test."""
-        return all(
-            any(pattern.match(value) for value in values_at(arguments, steps))
-            for steps, pattern in self._tests
-        )
+        for steps, pattern in self._tests:
+            if len(steps) == 1 and steps[0] not in WILD and isinstance(arguments, dict):
+                if steps[0] not in arguments or not pattern.match(arguments[steps[0]]):
+                    return False
+            elif not any(map(pattern.match, values_at(arguments, steps))):
+                return False
+        return True

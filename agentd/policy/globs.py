@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 MAX_ALTERNATIVES = 256
 KEY_BYTES = 63  # the kernel's name filter compares at most this many
+SUFFIX_BYTES = 15  # and of suffixes this many
 PREFIX_MIN, PREFIX_MAX = 3, 8  # the kernel looks up prefixes of exactly these lengths
 
 KeyKind = Literal["base", "suffix", "dir", "prefix"]
@@ -219,7 +220,8 @@ def _best_key(components: list[Tokens]) -> Key | None:
     if "." in last_run:
         suffix = last_run[last_run.rindex(".") :]
         rank = 4 if suffix in COMMON_SUFFIXES else 1
-        ranked.append((rank, Key("suffix", suffix.encode(errors="replace"))))
+        if len(suffix.encode(errors="replace")) <= SUFFIX_BYTES:
+            ranked.append((rank, Key("suffix", suffix.encode(errors="replace"))))
     if len(first_run) >= PREFIX_MIN:
         rank = 2 if len(first_run) > PREFIX_MIN + 2 else 5
         ranked.append((rank, Key("prefix", first_run[:PREFIX_MAX])))

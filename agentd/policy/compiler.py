@@ -1,0 +1,211 @@
+"""What the kernel filters and decides alone on the observe tier, from the rules in force.
+
+The name filter lets through a superset of the opens that rules want (user space judges what comes
+through); the network rules are final, so only those that mean exactly the same there are compiled.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agentd.policy.globs import (
+    KeyKind,
+    NameGlobs,
+    PathGlob,
+    expand_braces,
+    split_negated,
+)
+from agentd.policy.loader import Policy
+from agentd.policy.model import Rule
+
+WATCH = 1
+HOLD = 2
+WRITE_ONLY = 4
+
+PROTOCOLS = {"tcp": 6, "udp": 17}  # IANA protocol numbers; 0 is any
+BINDING = frozenset({"deny", "hold", "kill"})
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+@dataclass(frozen=True, slots=True)
+class NameKey:
+    """A literal part of a path.
+
+    flags: WATCH reports the open, HOLD stops it; WRITE_ONLY: not for an open that only reads.
+    """
+
+    kind: KeyKind
+    text: bytes
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetRule:
+    """One static rule on connects. An exception comes before the rules of the same `rule_id`.
+
+    `address` has 16 bytes; IPv4 is in its mapped form with 96 added to `prefixlen`, so that the
+    same rule covers an IPv4 address used through an IPv6 socket. family 0 is any address.
+    """
+
+    rule_id: str
+    workloads: tuple[str, ...]
+    family: Literal[0, 4, 6]
+    address: bytes
+    prefixlen: int
+    port_lo: int
+    port_hi: int
+    protocol: int
+    is_except: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RuleNote:
+    """Why this tier cannot decide a rule before the effect."""
+
+    rule_id: str
+    text: str
+
+
+@dataclass(slots=True)
+class KernelPlan:
+    """The kernel's part of a policy."""
+
+    names: list[NameKey] = field(default_factory=list)
+    exec_all: bool = False
+    """Every exec must be judged."""
+    exec_names: set[bytes] = field(default_factory=set)
+    """Last components of executables, or of scripts, whose exec must be judged."""
+    net: list[NetRule] = field(default_factory=list)
+    notes: list[RuleNote] = field(default_factory=list)
+    holding: dict[str, list[NameGlobs]] = field(default_factory=dict)
+    """"mcp", "open", "exec" -> the workloads for which such events must be judged."""
+
+    def mcp_holds(self, workload: str) -> bool:
+        """Whether requests of that workload must be judged before the server sees them."""
+        return self._holds("mcp", workload)
+
+    def open_holds(self, workload: str) -> bool:
+        """Whether some open may be refused."""
+        return self._holds("open", workload)
+
+    def exec_holds(self, workload: str) -> bool:
+        """Whether some exec may be refused."""
+        return self._holds("exec", workload)
+
+    def _holds(self, what: str, workload: str) -> bool:
+        return any(globs.match(workload) for globs in self.holding.get(what, ()))
+
+
+def compile_plan(policy: Policy) -> KernelPlan:
+    """The kernel's part of a policy for the observe tier."""
+    plan = KernelPlan()
+    names: dict[tuple[KeyKind, bytes], int] = {}
+    for rule in policy.rules:
+        binding = rule.action in BINDING
+        match rule.on:
+            case "mcp.tool_call" | "mcp.request":
+                _holding(plan, "mcp", rule)
+            case "file.open":
+                _add_names(names, rule, plan)
+                if binding:
+                    _holding(plan, "open", rule)
+            case "process.exec" if binding:
+                _add_exec(plan, rule)
+                _holding(plan, "exec", rule)
+            case "network.connect" if binding:
+                _add_network(plan, rule)
+            case "network.bind" | "file.delete" | "file.rename" if binding:
+                _note(plan, rule, f"{rule.on} is seen here only after it happened")
+            case _:
+                pass
+    plan.names = [NameKey(kind, text, flags) for (kind, text), flags in names.items()]
+    return plan
+
+
+def _holding(plan: KernelPlan, what: str, rule: Rule) -> None:
+    plan.holding.setdefault(what, []).append(NameGlobs(rule.workloads))
+
+
+def _note(plan: KernelPlan, rule: Rule, why: str) -> None:
+    effect = "the process is killed" if rule.action in {"deny", "kill"} else "it is not held"
+    plan.notes.append(RuleNote(rule.id, f"{why}; {effect} afterwards"))
+
+
+def _literal_globs(paths: Iterable[str]) -> list[PathGlob]:
+    positive, _ = split_negated(paths)
+    return [PathGlob(text) for glob in positive for text in expand_braces(glob)]
+
+
+def _add_names(names: dict[tuple[KeyKind, bytes], int], rule: Rule, plan: KernelPlan) -> None:
+    write_only = rule.match.access == ("write",)
+    flags = HOLD if rule.action in BINDING else WATCH
+    globs = _literal_globs(rule.match.path or ())
+    for glob in globs:
+        if glob.key is not None:
+            known = names.get((glob.key.kind, glob.key.text))
+            keeps_write_only = write_only and (known is None or bool(known & WRITE_ONLY))
+            merged = (flags | (known or 0)) & ~WRITE_ONLY
+            names[glob.key.kind, glob.key.text] = merged | (WRITE_ONLY if keeps_write_only else 0)
+    unfiltered = not globs or any(glob.key is None for glob in globs)
+    if unfiltered and rule.action in BINDING:
+        _note(plan, rule, "no name, extension or directory to stop opens for writing by")
+
+
+def _add_exec(plan: KernelPlan, rule: Rule) -> None:
+    globs = _literal_globs(rule.match.exe or ())
+    names = {
+        glob.key.text if glob.key is not None and glob.key.kind == "base" else None
+        for glob in globs
+    }
+    plan.exec_names |= {name for name in names if name is not None}
+    if not names or None in names:
+        plan.exec_all = True
+
+
+def _add_network(plan: KernelPlan, rule: Rule) -> None:
+    protocols = rule.match.protocol or ()
+    if rule.match.path is not None or "unix" in protocols:
+        _note(plan, rule, "connects to Unix sockets are seen here only after they happened")
+    if rule.match.path is not None or (protocols and set(protocols) == {"unix"}):
+        return
+    if rule.action == "hold" or rule.when is not None:
+        what = "a connect" if rule.action == "hold" else "a condition ('when') of a connect"
+        _note(plan, rule, f"{what} cannot be judged before it happens here")
+        return
+    networks = [ipaddress.ip_network(text) for text in rule.match.cidr or ()]
+    excepted = [ipaddress.ip_network(text) for text in rule.match.except_ or ()]
+    if any(_covers_mapped(network) for network in [*networks, *excepted]):
+        _note(plan, rule, "an IPv6 network that contains ::ffff:0:0/96 would include IPv4 here")
+        return
+    any_address = [(0, bytes(16), 0)]
+    for family, address, prefixlen in map(_as_bytes, excepted):
+        plan.net.append(_net(rule, (family, address, prefixlen), (0, 65535), 0, is_except=True))
+    for place in [_as_bytes(network) for network in networks] or any_address:
+        for ports in rule.match.port or ((0, 65535),):
+            for protocol in [PROTOCOLS[name] for name in protocols if name in PROTOCOLS] or [0]:
+                plan.net.append(_net(rule, place, ports, protocol, is_except=False))
+
+
+def _net(
+    rule: Rule,
+    place: tuple[Literal[0, 4, 6], bytes, int],
+    ports: tuple[int, int],
+    protocol: int,
+    *,
+    is_except: bool,
+) -> NetRule:
+    return NetRule(rule.id, rule.workloads, *place, *ports, protocol, is_except)
+
+
+def _covers_mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return isinstance(network, ipaddress.IPv6Network) and network.overlaps(MAPPED)
+
+
+def _as_bytes(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> tuple[Literal[4, 6], bytes, int]:
+    packed = network.network_address.packed
+    if isinstance(network, ipaddress.IPv4Network):
+        return 4, MAPPED.network_address.packed[:12] + packed, network.prefixlen + 96
+    return 6, packed, network.prefixlen
