@@ -106,7 +106,7 @@ format: setup-dev ## write the format that lint asks for
 
 .PHONY: bench
 bench: setup-dev ## measure; prints tables, writes bench/out/*.json (as root)
-	@for b in daemon tool_calls ingest overhead; do $(BIN)/python bench/$$b.py; done
+	@for b in daemon tool_calls ingest overhead; do $(BIN)/python -m bench.$$b; done
 
 .PHONY: wheel
 wheel: setup ## build the wheel into dist/

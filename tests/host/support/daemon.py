@@ -70,13 +70,12 @@ class Daemon:
             path.mkdir(parents=True, exist_ok=True)
         for name, document in (rules or {}).items():
             self.write_rules(name, document)
-        directories = [self.rules_dir, REPOSITORY / "rules"] if shipped else [self.rules_dir]
+        self._rules = [REPOSITORY / "rules", self.rules_dir] if shipped else [self.rules_dir]
         self.configuration.write_text(
             yaml.safe_dump(
                 {
                     "runtime_dir": str(self.runtime_dir),
                     "state_dir": str(self.state_dir),
-                    "rules": [str(path) for path in directories],
                     **(settings or {}),
                 }
             )
@@ -89,7 +88,7 @@ class Daemon:
         started = time.perf_counter()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(AGENTD), "daemon", "--config", str(self.configuration)],
+                self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -98,6 +97,10 @@ class Daemon:
             self._answers, self.READY_TIMEOUT_S, f"daemon ready, see {self.log}", interval=0.005
         )
         self.ready_s = time.perf_counter() - started
+
+    def _command(self) -> list[str]:
+        rules = [word for path in self._rules for word in ("--rules", str(path))]
+        return [str(AGENTD), "--config", str(self.configuration), "daemon", *rules]
 
     def stop(self) -> None:
         """SIGTERM; AssertionError when it or one of its processes outlives that."""
@@ -156,7 +159,7 @@ class Daemon:
 
     def command(self, *words: str) -> list[str]:
         """Return the argument vector of an agentd command that talks to this daemon."""
-        return [str(AGENTD), *words[:1], "--socket", str(self.socket), *words[1:]]
+        return [str(AGENTD), "--socket", str(self.socket), *words]
 
     def run(self, workload_name: str, command: Sequence[str]) -> list[str]:
         """Return the argument vector that runs `command` in a labelled session."""

@@ -1,0 +1,252 @@
+"""What agentd costs real work: an `npm install` and a C build, in wall time and CPU time.
+
+Conditions, interleaved within every round, in an order that turns from round to round:
+
+    off         no daemon
+    idle        the daemon runs, no session exists
+    labelled    the work runs in a session
+    unlabelled  the work runs outside, while a session exists that does nothing
+    auditd      no daemon; auditd watches the same things of the work (see audit_peer)
+
+Ratios are paired: condition over `off` of the same round, and the median over rounds of that.
+CPU time is that of the work alone (user and system, of all its processes).
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import audit_peer, report
+from tests.host.support import servers
+from tests.host.support.daemon import ALLOW_ALL, Daemon, workload
+from tests.host.support.processes import become_subreaper, end_tree, wait_until
+
+TARGET_PERCENT = {"idle": 0.5, "labelled": 3.0, "unlabelled": 1.5}
+_C_FILES = 48
+_C_SOURCE = """\
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+struct item{n} {{ int key; char name[32]; struct item{n} *next; }};
+
+static int compare{n}(const void *a, const void *b)
+{{
+	const struct item{n} *x = a, *y = b;
+	return x->key == y->key ? strcmp(x->name, y->name) : x->key < y->key ? -1 : 1;
+}}
+
+int work{n}(int argc, char **argv)
+{{
+	struct item{n} *items = calloc(argc, sizeof(*items));
+	for (int i = 0; items && i < argc; i++) {{
+		items[i].key = atoi(argv[i]) * {n};
+		snprintf(items[i].name, sizeof(items[i].name), "%s", argv[i]);
+		items[i].next = i ? &items[i - 1] : NULL;
+	}}
+	qsort(items, argc, sizeof(*items), compare{n});
+	int sum = 0;
+	for (struct item{n} *at = items + argc - 1; items && at; at = at->next)
+		sum += at->key ^ (int)strlen(at->name);
+	free(items);
+	return sum;
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds: wall clock, and user plus system of the command and all it waited for."""
+
+    wall: float
+    cpu: float
+
+
+class NpmInstall:
+    """`npm ci` of the tests' own package set out of a cache that is already warm."""
+
+    name = "npm install"
+
+    def __init__(self, root: Path) -> None:
+        self._project = root / "npm"
+        self._cache = root / "npm-cache"
+        self._project.mkdir()
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(servers.REPOSITORY / "tests" / file, self._project)
+        npm = servers.NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        self.command = [
+            *(str(servers.NODE), str(npm), "ci", "--prefix", str(self._project)),
+            *("--cache", str(self._cache), "--prefer-offline", "--ignore-scripts"),
+            *("--no-audit", "--no-fund", "--loglevel=error"),
+        ]
+
+    def reset(self) -> None:
+        shutil.rmtree(self._project / "node_modules", ignore_errors=True)
+
+
+class CBuild:
+    """`make -j2` over four dozen C files with the usual system headers, and the link."""
+
+    name = "C build"
+
+    def __init__(self, root: Path) -> None:
+        self._tree = root / "c"
+        self._tree.mkdir()
+        for number in range(_C_FILES):
+            (self._tree / f"work{number}.c").write_text(_C_SOURCE.format(n=number))
+        names = range(_C_FILES)
+        declarations = "".join(f"int work{n}(int, char **);\n" for n in names)
+        calls = " + ".join(f"work{n}(argc, argv)" for n in names)
+        main = f"{declarations}int main(int argc, char **argv)\n{{\n\treturn ({calls}) & 1;\n}}\n"
+        (self._tree / "main.c").write_text(main)
+        (self._tree / "Makefile").write_text(
+            "CFLAGS = -O2 -g\n"
+            "program: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(CC) -o $@ $^ -lpthread\n"
+        )
+        self.command = ["make", "-s", "-j2", "-C", str(self._tree)]
+
+    def reset(self) -> None:
+        for file in (*self._tree.glob("*.o"), self._tree / "program"):
+            file.unlink(missing_ok=True)
+
+
+Work = NpmInstall | CBuild
+
+
+def run(work: Work, command: list[str]) -> Cost:
+    """Run `command`, which does `work`, after undoing what the last run left."""
+    work.reset()
+    os.sync()
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"overhead: {command} ended with {process.returncode}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime)
+
+
+@contextmanager
+def daemon_running(directory: Path) -> Iterator[Daemon]:
+    rules = {"workload.yaml": workload("bench"), "allow.yaml": ALLOW_ALL}
+    with Daemon(directory, rules, shipped=True) as daemon:
+        yield daemon
+
+
+@contextmanager
+def other_session(daemon: Daemon) -> Iterator[None]:
+    """A session that exists and does nothing."""
+    process = subprocess.Popen(daemon.run("bench", ["sleep", "3600"]))
+    try:
+        wait_until(lambda: _sessions(daemon) > 0, 10.0, "session")
+        yield
+    finally:
+        end_tree(process)
+        wait_until(lambda: _sessions(daemon) == 0, 10.0, "end of session")
+
+
+def _sessions(daemon: Daemon) -> int:
+    return sum(len(found["sessions"]) for found in daemon.request("ps")["workloads"])
+
+
+def measure(condition: str, work: Work, directory: Path) -> Cost:
+    """One run of `work` in one condition."""
+    if condition == "off":
+        return run(work, work.command)
+    if condition == "auditd":
+        with audit_peer.watching(directory):
+            return run(work, audit_peer.in_audited_login(work.command))
+    with daemon_running(directory) as daemon:
+        if condition == "idle":
+            return run(work, work.command)
+        if condition == "labelled":
+            return run(work, daemon.run("bench", work.command))
+        with other_session(daemon):
+            return run(work, work.command)
+
+
+def rounds_of(conditions: list[str], work: Work, rounds: int, root: Path) -> dict[str, list[Cost]]:
+    """Every condition once a round; the first run of all warms caches and is not counted."""
+    run(work, work.command)
+    costs: dict[str, list[Cost]] = {condition: [] for condition in conditions}
+    for number in range(rounds):
+        turn = number % len(conditions)
+        for condition in conditions[turn:] + conditions[:turn]:
+            directory = root / f"{work.name.replace(' ', '-')}-{condition}-{number}"
+            costs[condition].append(measure(condition, work, directory))
+            shutil.rmtree(directory, ignore_errors=True)
+    return costs
+
+
+def summarise(costs: dict[str, list[Cost]]) -> dict[str, dict[str, float]]:
+    """Medians in seconds, and paired overheads over `off` in per cent."""
+    summary = {}
+    for condition, runs in costs.items():
+        pairs = list(zip(runs, costs["off"], strict=True))
+        summary[condition] = {
+            "wall_s": statistics.median(cost.wall for cost in runs),
+            "cpu_s": statistics.median(cost.cpu for cost in runs),
+            "wall_percent": 100 * (statistics.median(a.wall / b.wall for a, b in pairs) - 1),
+            "cpu_percent": 100 * (statistics.median(a.cpu / b.cpu for a, b in pairs) - 1),
+        }
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    become_subreaper()
+    conditions = ["off", "idle", "labelled", "unlabelled"]
+    unusable = audit_peer.why_unusable()
+    if unusable is None:
+        conditions.append("auditd")
+        audit_peer.spare_new_tasks()
+    results = {}
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        for work in (NpmInstall(root), CBuild(root)):
+            results[work.name] = summarise(rounds_of(conditions, work, rounds, root))
+    _print(results, rounds)
+    if unusable is None:
+        print("audit: a rule `-a never,task` stays; see bench/audit_peer.py for why")
+    else:
+        print(f"auditd was not measured: {unusable}", file=sys.stderr)
+    report.save("overhead", {"rounds": rounds, "auditd": unusable or "measured", **results})
+
+
+def _print(results: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
+    rows = [
+        [f"{name}: {condition}", f"{cost['wall_s']:.2f}", f"{cost['cpu_s']:.2f}",
+         f"{cost['wall_percent']:+.1f} %", f"{cost['cpu_percent']:+.1f} %"]
+        for name, summary in results.items()
+        for condition, cost in summary.items()
+    ]  # fmt: skip
+    header = ["work", "wall s", "CPU s", "wall over off", "CPU over off"]
+    report.table(f"Overhead on real work, medians of {rounds} rounds", header, rows)
+    for name, summary in results.items():
+        for condition, limit in TARGET_PERCENT.items():
+            value = summary[condition]["wall_percent"]
+            print(report.verdict(f"{name}, {condition}, wall", value, limit, "%"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Printing and keeping what a benchmark measured."""
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+OUTPUT = Path(__file__).parent / "out"
+
+
+def quantile(values: Sequence[float], percent: int) -> float:
+    """The `percent`-th percentile (1 to 99), interpolated; needs two values."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a title and columns: the first flush left, the others flush right."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    print(f"\n{title}")
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        others = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([first, *others]).rstrip())
+
+
+def verdict(what: str, value: float, limit: float, unit: str, *, at_least: bool = False) -> str:
+    """One line that holds a measured value against its target."""
+    met = value >= limit if at_least else value <= limit
+    sign = ">=" if at_least else "<="
+    return (
+        f"{'ok  ' if met else 'MISS'} {what}: {value:,.1f} {unit} (target {sign} {limit:g} {unit})"
+    )
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Write `bench/out/NAME.json` with the machine it was measured on."""
+    OUTPUT.mkdir(exist_ok=True)
+    machine = {"kernel": platform.release(), "machine": platform.machine(), "cores": _cores()}
+    text = json.dumps({"machine": machine, **result}, indent=2)
+    (OUTPUT / f"{name}.json").write_text(text + "\n")
+
+
+def _cores() -> int:
+    return sum(line.startswith("processor") for line in _cpuinfo())
+
+
+def _cpuinfo() -> list[str]:
+    return Path("/proc/cpuinfo").read_text().splitlines()

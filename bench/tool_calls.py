@@ -1,0 +1,168 @@
+"""Latency of MCP tool calls: without agentd, observed, and held by it.
+
+Two real servers, two clients: PyPI's `mcp` and a lean one that writes JSON-RPC lines to a pipe,
+so that the client's own noise does not hide the figure. Every round starts each server afresh in
+each condition, warms it up, and measures a block of calls; the order turns from round to round,
+so that drift of the machine cancels. "Without" means that no daemon runs at all.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import mcp
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from bench import report
+from tests.host.support import servers
+from tests.host.support.daemon import ALLOW_ALL, Daemon, workload
+from tests.host.support.processes import become_subreaper
+from tests.host.support.stdio_client import StdioClient
+
+CONDITIONS = ("without", "observed", "held")
+WARM_UP = 300
+BLOCK = 200
+TARGET_P50_US = 150.0
+TARGET_P99_US = 600.0
+
+Samples = dict[str, list[list[int]]]
+Client = Callable[[list[str], str, dict[str, Any]], list[int]]
+
+
+def lean(command: list[str], tool: str, arguments: dict[str, Any]) -> list[int]:
+    """Round trips in nanoseconds, by the lean client."""
+    with StdioClient(command) as client:
+        client.initialize()
+        for _ in range(WARM_UP):
+            client.call(tool, arguments)
+        return [client.timed_call(tool, arguments) for _ in range(BLOCK)]
+
+
+def library(command: list[str], tool: str, arguments: dict[str, Any]) -> list[int]:
+    """Round trips in nanoseconds, by PyPI's mcp client."""
+    return asyncio.run(_library(command, tool, arguments))
+
+
+async def _library(command: list[str], tool: str, arguments: dict[str, Any]) -> list[int]:
+    parameters = StdioServerParameters(command=command[0], args=command[1:])
+    samples = []
+    with Path("/dev/null").open("w") as discarded:
+        async with (
+            stdio_client(parameters, errlog=discarded) as (read, write),
+            mcp.ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            for index in range(WARM_UP + BLOCK):
+                start = time.perf_counter_ns()
+                await session.call_tool(tool, arguments)
+                if index >= WARM_UP:
+                    samples.append(time.perf_counter_ns() - start)
+    return samples
+
+
+def measure(
+    client: Client, command: list[str], tool: str, arguments: dict[str, Any], rounds: int
+) -> Samples:
+    """Blocks of round trips by condition."""
+    samples: Samples = {condition: [] for condition in CONDITIONS}
+    for number in range(rounds):
+        order = CONDITIONS if number % 2 == 0 else CONDITIONS[::-1]
+        with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+            daemon: Daemon | None = None
+            for condition in order:
+                if condition == "without":
+                    stack.pop_all().close()
+                    daemon = None
+                    samples[condition].append(client(command, tool, arguments))
+                    continue
+                if daemon is None:
+                    daemon = stack.enter_context(_daemon(Path(directory)))
+                samples[condition].append(client(daemon.run(condition, command), tool, arguments))
+    return samples
+
+
+def _daemon(directory: Path) -> Daemon:
+    rules = {
+        "observed.yaml": workload("observed", "observe"),
+        "held.yaml": workload("held", "enforce"),
+        "allow.yaml": ALLOW_ALL,
+    }
+    return Daemon(directory, rules)
+
+
+def summarise(samples: Samples) -> dict[str, dict[str, float]]:
+    """p50 and p99 in microseconds over all calls, by condition, and minus those without.
+
+    The difference of the p99 is the median over rounds of the per-round differences' p99, which
+    one burst of foreign load cannot move; the plain difference is kept beside it.
+    """
+    summary: dict[str, dict[str, float]] = {}
+    base = [value / 1e3 for block in samples["without"] for value in block]
+    for condition, blocks in samples.items():
+        calls = [value / 1e3 for block in blocks for value in block]
+        pairs = list(zip(blocks, samples["without"], strict=True))
+        summary[condition] = {
+            "calls": len(calls),
+            "p50_us": report.quantile(calls, 50),
+            "p99_us": report.quantile(calls, 99),
+            "p50_minus_us": report.quantile(calls, 50) - report.quantile(base, 50),
+            "p99_minus_us": report.quantile(calls, 99) - report.quantile(base, 99),
+            "p99_minus_by_round_us": statistics.median(
+                (report.quantile(block, 99) - report.quantile(without, 99)) / 1e3
+                for block, without in pairs
+            ),
+        }
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help=f"of {BLOCK} calls per condition")
+    rounds = parser.parse_args().rounds
+    become_subreaper()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as root:
+        file = Path(root, "note.txt")
+        file.write_text("A short file.\n")
+        calls: dict[str, tuple[list[str], str, dict[str, Any]]] = {
+            "filesystem read_text_file": (
+                servers.filesystem(Path(root)),
+                "read_text_file",
+                {"path": str(file)},
+            ),
+            "everything echo": (servers.everything(), "echo", {"message": "hello"}),
+        }
+        clients: dict[str, Client] = {"lean": lean, "mcp": library}
+        for name, (command, tool, arguments) in calls.items():
+            for client_name, client in clients.items():
+                results[f"{name}, {client_name} client"] = summarise(
+                    measure(client, command, tool, arguments, rounds)
+                )
+    _print(results)
+    report.save("tool_calls", results)
+
+
+def _print(results: dict[str, dict[str, dict[str, float]]]) -> None:
+    columns = ("p50_us", "p99_us", "p50_minus_us", "p99_minus_us", "p99_minus_by_round_us")
+    rows = [
+        [f"{name}: {condition}", f"{figures['calls']:.0f}"]
+        + [f"{figures[column]:.0f}" for column in columns]
+        for name, conditions in results.items()
+        for condition, figures in conditions.items()
+    ]
+    header = ["tool call", "calls", "p50 us", "p99 us", "p50 minus", "p99 minus", "by round"]
+    report.table("Tool-call latency (minus: over without agentd)", header, rows)
+    for name, conditions in results.items():
+        held = conditions["held"]
+        print(report.verdict(f"{name}, held, p50", held["p50_minus_us"], TARGET_P50_US, "us"))
+        print(report.verdict(f"{name}, held, p99", held["p99_minus_us"], TARGET_P99_US, "us"))
+
+
+if __name__ == "__main__":
+    main()
