@@ -8,7 +8,10 @@ from pathlib import Path
 from agentd import __version__
 from agentd.cli.client import ControlError
 from agentd.cli.output import Settings
+from agentd.errors import ConfigErrors
 from agentd.kernel import host, tiers
+from agentd.policy import loader
+from agentd.policy.compiler import RuleNote, compile_plan
 
 BEFORE, AFTER, NOT = "before the effect", "after the effect", "not enforced"
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -54,7 +57,8 @@ class Diagnosis:
     """The whole report; `dataclasses.asdict` of it is `agentd doctor --json`.
 
     `mounts` maps tracefs, bpf, securityfs and debugfs to a mount point or None; `daemon` is a
-    running daemon's answer to a ping, or None.
+    running daemon's answer to a ping, or None. `rule_notes` are on the host's own rules that are
+    not decided before the effect, `rule_problems` on why its rules cannot be read.
     """
 
     tier: str
@@ -73,6 +77,8 @@ class Diagnosis:
     mounts: dict[str, str | None]
     families: list[tiers.Family]
     rules: list[RuleKind]
+    rule_notes: list[RuleNote]
+    rule_problems: list[str]
     mends: list[str]
     daemon: dict[str, object] | None
 
@@ -83,7 +89,7 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
         return [RuleKind("all", NOT, "no program can be loaded")]
     blocks = found.works("cgroup_connect")
     return [
-        RuleKind("mcp.*", BEFORE, "the receiver is held; the message is rewritten before it reads"),
+        RuleKind("mcp.tool_call, mcp.request", BEFORE, "the server is held; the call is rewritten"),
         RuleKind("file.open", BEFORE, "held as open returns; deny kills before the data is used"),
         RuleKind("process.exec", BEFORE, "held before the first instruction; deny kills there"),
         RuleKind(
@@ -97,6 +103,7 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
             "network.connect with `when`, network.bind", AFTER, "the process is killed after it"
         ),
         RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
+        RuleKind("mcp.response, mcp.notification", NOT, "recorded"),
         RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
@@ -127,6 +134,7 @@ def examine(settings: Settings) -> Diagnosis:
     needed = host.NEEDED_CAPABILITIES.items()
     missing = {name: purpose for name, purpose in needed if name not in effective}
     kernel = os.uname()
+    notes, problems = _own_rules(settings)
     return Diagnosis(
         tier=found.tier,
         kernel_tier=found.kernel_tier,
@@ -147,9 +155,19 @@ def examine(settings: Settings) -> Diagnosis:
         },
         families=list(found.families.values()),
         rules=rule_kinds(found),
+        rule_notes=notes,
+        rule_problems=problems,
         mends=find_mends(found, lsm, missing),
         daemon=_ping(settings),
     )
+
+
+def _own_rules(settings: Settings) -> tuple[list[RuleNote], list[str]]:
+    """Notes on the rules that the daemon would load here, and what is wrong with them."""
+    try:
+        return compile_plan(loader.load(settings.rule_sources())).notes, []
+    except ConfigErrors as errors:
+        return [], [str(problem) for problem in errors.errors]
 
 
 def _ping(settings: Settings) -> dict[str, object] | None:

@@ -8,7 +8,7 @@ from agentd.cli.diagnosis import Diagnosis, examine
 from agentd.cli.exits import Exit
 from agentd.cli.output import Settings, json_option, print_json, print_table
 from agentd.kernel import host, tiers
-from agentd.ui.text import show
+from agentd.ui.text import clean, show
 
 _PURPOSES = {
     "ring_buffer": "records reach user space",
@@ -57,7 +57,12 @@ def _print(found: Diagnosis) -> None:
         _ROOM,
     )
     click.echo(f"\nWhat rules do in tier {found.tier}")
-    print_table(("RULES", "ACT", "HOW"), [(one.rules, one.acts, one.how) for one in found.rules])
+    kinds = [(one.rules, one.acts, one.how) for one in found.rules]
+    print_table(("RULES", "ACT", "HOW"), kinds, _ROOM)
+    for note in found.rule_notes:
+        click.echo(f"{note.rule_id}: {clean(note.text)}")
+    for problem in found.rule_problems:
+        click.echo(f"not read: {clean(problem)}")
     if found.mends:
         click.echo("\nWhat would help")
         for step in found.mends:

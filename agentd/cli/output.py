@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
+import agentd
 from agentd import paths
 from agentd.cli.client import ControlClient
 from agentd.cli.exits import Exit
@@ -20,6 +22,7 @@ from agentd.ui.text import shorten
 if TYPE_CHECKING:
     from agentd.config import Config
 
+SHIPPED_RULES = Path(agentd.__file__).parent / "shipped_rules"
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
@@ -43,6 +46,10 @@ class Settings:
         module = importlib.import_module("agentd.config")
         loaded: Config = module.load(self.config)
         return loaded
+
+    def rule_sources(self) -> list[Path]:
+        """Where the daemon reads rules: what is shipped, then the configuration's directories."""
+        return [SHIPPED_RULES, *self.load_config().rules]
 
     def socket_path(self) -> str:
         """The control socket: `--socket`, else the configuration's, else the default.

@@ -9,16 +9,15 @@ from agentd.daemon import supervisor
 def main(arguments: list[str]) -> int:
     """Run the supervisor until it is told to stop; returns the exit code.
 
-    `arguments` are --foreground, --config FILE, --rules DIR (repeatable) and --no-nats.
+    `arguments` are --foreground, --config FILE and --rules DIR (repeatable).
     """
-    options, _ = getopt.getopt(arguments, "", ["foreground", "config=", "rules=", "no-nats"])
+    options, _ = getopt.getopt(arguments, "", ["foreground", "config=", "rules="])
     given = dict(options)
     rules = [value for name, value in options if name == "--rules"]
     return supervisor.main(
         given.get("--config"),
         rules,
         foreground="--foreground" in given,
-        no_nats="--no-nats" in given,
     )
 
 

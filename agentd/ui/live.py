@@ -31,6 +31,7 @@ _VERDICT_WORDS = {
     "kill": "killed",
 }
 _LOUD_VERDICTS = ("deny", "hold", "kill")
+_NOTED = ("marks", "errors")
 _LOUD_OUTCOMES = ("denied", "killed", "blocked", "timeout")
 
 
@@ -265,6 +266,7 @@ def _judged(decision: dict[str, object]) -> str:
     hold_id = _text(decision.get("hold_id"), 24)
     held = duration(decision.get("hold_us"))
     notes = [f"hold {hold_id}" if hold_id else "", f"held {held}" if held else ""]
+    notes += [f"{name}: {_text(decision[name], 80)}" for name in _NOTED if decision.get(name)]
     if decision.get("before_effect") is False:
         notes.append("after the effect")
     shown = ", ".join(note for note in notes if note)
