@@ -1,6 +1,7 @@
 """The command line's entry: global options, and sub-commands imported only when they run."""
 
 import importlib
+import io
 import os
 import sys
 
@@ -107,4 +108,8 @@ def cli(ctx: click.Context, config: str | None, socket: str | None) -> None:
 
 def main() -> None:
     """Entry of the `agentd` script and of `python -m agentd`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no box drawing shows an escape instead of ending the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="agentd")
