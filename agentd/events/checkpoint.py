@@ -12,10 +12,14 @@ from agentd.events import store
 
 
 class Checkpointer:
-    """Runs passive checkpoints on request. Failures show as a WAL that keeps growing."""
+    """Runs passive checkpoints on request. Failures show as a WAL that keeps growing.
+
+    `lock` is held while one runs: SQLite lets two checkpoints exclude each other, not wait.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.lock = threading.Lock()
         self._wake = threading.Event()
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
@@ -40,7 +44,8 @@ class Checkpointer:
                 break
             try:
                 con = con or store.connect(self._path)
-                con.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                with self.lock:
+                    con.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error:
                 if con is not None:
                     con.close()

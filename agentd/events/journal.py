@@ -89,7 +89,6 @@ class Journal:
         self._notices: list[bytes] = []
         self._status = FlushStatus.OK
         self._id = self._seq = self._boot = 0
-        self._trimmed_unsent = False
         self._error = ""
         self._retry_at = 0
         self._since_checkpoint = 0
@@ -135,16 +134,17 @@ class Journal:
 
         After a failure the next attempt is made no sooner than 200 ms later.
         """
-        if self._buffer or self._kv or self._dropped or self._trimmed_unsent:
+        if self._buffer or self._kv or self._dropped or self._retention.unsent:
             if self._retry_at and time.monotonic_ns() < self._retry_at:
                 return self._status
             try:
                 self._status = self._flush()
-                self._error = ""
             except (sqlite3.Error, OSError) as error:
                 self._failed(error)
-            ok = self._status is FlushStatus.OK
-            self._retry_at = 0 if ok else time.monotonic_ns() + _RETRY_NS
+            if self._status is FlushStatus.OK:
+                self._retry_at, self._error = 0, ""
+            else:
+                self._retry_at = time.monotonic_ns() + _RETRY_NS
         return self._status
 
     def sync(self) -> FlushStatus:
@@ -222,7 +222,6 @@ class Journal:
             last = con.execute("SELECT id, boot, seq FROM events ORDER BY id DESC LIMIT 1")
             row_id, row_boot, seq = last.fetchone() or (0, boot, first_seq)
             keep = Retention(con, self._limits, self._floor)
-            trimmed = bool(retention.pending_loss(con))
         except BaseException:
             con.close()
             raise
@@ -232,7 +231,6 @@ class Journal:
         same_boot = row_boot == boot
         self._id = row_id if same_boot else row_id + store.ID_JUMP
         self._seq = seq if same_boot else 0
-        self._trimmed_unsent = trimmed
 
     def _replace(self, error: sqlite3.Error) -> None:
         """Begin a new journal beside the broken one.
@@ -252,8 +250,9 @@ class Journal:
             if not self._wal_has_room():
                 return FlushStatus.BLOCKED
             count, size = self._batch()
-            if self._retention.make_room(size):
-                self._trimmed_unsent = True
+            if not self._retention.has_room(size) and self._retention.trim():
+                continue
+            self._retention.shrink()
             self._write(self._buffer[:count])
             del self._buffer[:count]
             self._buffered -= size
@@ -264,11 +263,11 @@ class Journal:
             loss = {"count": count, "source": "journal.buffer", "workloads": by_workload}
             self._write_loss(loss)
             self._dropped.clear()
-        if self._trimmed_unsent:
+        if self._retention.unsent:
             ranges = retention.pending_loss(self._con)
             count = sum(part["count"] for part in ranges)
             self._write_loss({"count": count, "source": "journal.budget", "ranges": ranges})
-            self._trimmed_unsent = False
+            self._retention.unsent = False
         if self._since_checkpoint > self._limits.wal_soft:
             self._since_checkpoint = 0
             self._checkpointer.request()
@@ -312,10 +311,12 @@ class Journal:
         """Keep the WAL bounded: False while a reader prevents that it is used again."""
         size = retention.wal_bytes(self.path)
         if size > self._limits.wal_hard:
-            busy = self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            self._error = "a reader of the journal keeps its WAL from being used again"
-            return not busy
-        if size > 2 * self._limits.wal_soft:
+            with self._checkpointer.lock:
+                busy = self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                self._error = "a reader of the journal keeps its WAL from being used again"
+                return False
+        elif size > 2 * self._limits.wal_soft:
             # Written faster than the checkpoint thread copies: pay for it here.
             self._con.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return True

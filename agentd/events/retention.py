@@ -57,6 +57,7 @@ class Retention:
         self._limits = limits
         self._sent_floor = sent_floor
         self.trimmed = 0
+        self.unsent = bool(pending_loss(con))  # rows were lost and no loss event says so yet
         self._journal = store.journal_id(con)
         self._rows = 64  # rows in one chunk; follows what they turn out to take
         con.execute(f"PRAGMA journal_size_limit={limits.wal_soft}")
@@ -66,33 +67,31 @@ class Retention:
         pages = self._pragma("page_count") - self._pragma("freelist_count")
         return pages * store.PAGE_SIZE
 
-    def make_room(self, size: int) -> bool:
-        """Trim until rows of `size` bytes in all fit; True if rows were lost unsent.
+    def has_room(self, size: int) -> bool:
+        """Whether rows of `size` bytes in all fit.
 
         Twice the size is kept free, because a large row may leave half a page empty.
         """
-        unsent = False
         needed = 2 * size + 16 * store.PAGE_SIZE
-        while self.file_bytes() + needed > self._limits.file:
-            lost = self._trim()
-            if lost is None:
-                break
-            unsent = unsent or lost
-        if self._pragma("page_count") * store.PAGE_SIZE > self._limits.file:
-            self._con.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-        return unsent
+        return self.file_bytes() + needed <= self._limits.file
 
-    def _trim(self) -> bool | None:
+    def shrink(self) -> None:
+        """Give some free pages back to the file system if the budget has become smaller."""
+        if self._pragma("page_count") * store.PAGE_SIZE > self._limits.file:
+            # Not execute(): it makes one step, which frees one page.
+            self._con.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+
+    def trim(self) -> bool:
         """Delete one chunk of the oldest rows, but never the newest row of all.
 
-        Returns whether unsent rows were among them, None if there was nothing to delete.
+        Returns whether there was something to delete.
         """
         # The row that many from the start, or else the last but one: LIMIT 1 reads only keys.
         cut = "SELECT id FROM events WHERE id < (SELECT max(id) FROM events) ORDER BY id"
         found = self._con.execute(f"{cut} LIMIT 1 OFFSET ?", (self._rows,)).fetchone()
         found = found or self._con.execute(f"{cut} DESC LIMIT 1").fetchone()
         if found is None:
-            return None
+            return False
         upto = int(found[0])
         before = self.file_bytes()
         floor = upto if self._sent_floor is None else self._sent_floor(self._journal)
@@ -105,7 +104,8 @@ class Retention:
         self.trimmed += deleted
         freed = max(before - self.file_bytes(), store.PAGE_SIZE)
         self._rows = max(16, min(4 * self._rows, self._rows * self._limits.chunk // freed))
-        return bool(lost)
+        self.unsent = self.unsent or bool(lost)
+        return True
 
     def _count_unsent(self, floor: int, upto: int) -> list[dict[str, Any]]:
         found = self._con.execute(
