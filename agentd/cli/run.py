@@ -6,9 +6,10 @@ terminal, process group and session, so that Ctrl-C, Ctrl-Z, `fg` and `bg` reach
 it had been started directly, and it passes on what only the parent gets: signals, stops, the end.
 
 Limits. A command that stops *itself* with SIGSTOP cannot be told from one that agentd holds: no
-shell learns of it. SIGCONT to the wrapper resumes a job that was stopped from the terminal and
-nothing else, or it would be a way around a hold. If the wrapper dies of SIGKILL the command does
-too (PR_SET_PDEATHSIG), except after it has executed a setuid program, which clears that.
+shell learns of it. Ctrl-C and Ctrl-Z reach a held command when the hold ends. SIGCONT to the
+wrapper resumes a job that was stopped from the terminal and nothing else, or it would be a way
+around a hold. If the wrapper dies of SIGKILL the command does too (PR_SET_PDEATHSIG), except after
+it has executed a setuid program, which clears that.
 """
 
 # Every command waits for these imports, and pathlib would take longer than all the others.
