@@ -50,3 +50,8 @@ def default_journal(state_dir: Path = STATE_DIR) -> Path:
 def publisher_state_dir(state_dir: Path = STATE_DIR) -> Path:
     """The one directory that the publisher's own user may write."""
     return state_dir / PUBLISHER_DIR
+
+
+def shipped_rules() -> Path:
+    """The policies that come with agentd."""
+    return Path(__file__).parent / "shipped_rules"

@@ -6,6 +6,7 @@ recipes.
 """
 
 import os
+import platform
 import subprocess
 from typing import Any
 
@@ -20,10 +21,12 @@ class CompileObjects(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Run `make objects`; a compiler error fails the build with make's own message.
 
-        The wheel carries objects of one machine architecture only in so far as the programs
-        read registers of x86-64, so it stays a pure Python wheel without a platform tag.
+        The programs read registers as x86-64 lays them out, so the wheel says which machine it
+        is for; its Python is the same for every version.
         """
-        del version, build_data
+        if version == "standard":
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-linux_{platform.machine()}"
         environment = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MFLAGS"}}
         subprocess.run(
             ["make", "--no-print-directory", "objects"],

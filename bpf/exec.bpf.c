@@ -7,12 +7,40 @@
 #define FILENAME_ROOM 1024
 #define ARGS_ROOM     1024
 
+struct last_part {
+	char *text;
+	__u32 start;
+};
+
+static long find_last_part(__u32 index, void *data)
+{
+	struct last_part *part = data;
+
+	if (index >= FILENAME_ROOM || !part->text[index])
+		return 1;
+	if (part->text[index] == '/')
+		part->start = index + 1;
+	return 0;
+}
+
+/* Whether a rule names the program, or the script that it is to interpret. */
 static __always_inline bool exec_named(struct linux_binprm *bprm)
 {
+	struct scratch *scratch = get_scratch();
 	struct name key = {.kind = NAME_EXEC};
 
 	bpf_probe_read_kernel_str(key.text, sizeof(key.text),
 				  BPF_CORE_READ(bprm, file, f_path.dentry, d_name.name));
+	if (bpf_map_lookup_elem(&names, &key))
+		return true;
+	if (!scratch)
+		return false;
+	struct last_part part = {.text = (char *)scratch->bytes};
+	bpf_probe_read_kernel_str(scratch->bytes, FILENAME_ROOM, BPF_CORE_READ(bprm, filename));
+	bpf_loop(FILENAME_ROOM, find_last_part, &part, 0);
+	__builtin_memset(key.text, 0, sizeof(key.text));
+	if (part.start <= FILENAME_ROOM)
+		bpf_probe_read_kernel_str(key.text, sizeof(key.text), &scratch->bytes[part.start]);
 	return bpf_map_lookup_elem(&names, &key);
 }
 

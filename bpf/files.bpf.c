@@ -19,11 +19,24 @@ struct {
 	__type(value, __u32);
 } files SEC(".maps");
 
+/* Flags that count only for writers are kept apart until the access is looked at. */
+#define FOR_WRITERS 8
+
+static __always_inline __u32 apart(__u32 flags)
+{
+	return flags & NAME_WRITE_ONLY ? (flags & ~NAME_WRITE_ONLY) << FOR_WRITERS : flags;
+}
+
+static __always_inline __u32 flags_for(__u32 flags, __u32 access)
+{
+	return access & ACCESS_WRITE ? flags | flags >> FOR_WRITERS : flags;
+}
+
 static __always_inline __u32 flags_of_name(struct name *key, __u32 kind)
 {
 	key->kind = kind;
 	__u32 *flags = bpf_map_lookup_elem(&names, key);
-	return flags ? *flags : 0;
+	return flags ? apart(*flags) : 0;
 }
 
 struct base_name {
@@ -100,7 +113,7 @@ static __always_inline __u32 flags_of_file(struct file *file, const struct file_
 {
 	__u32 *known = bpf_map_lookup_elem(&files, id);
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	__u32 flags = known ? *known : 0;
+	__u32 flags = known ? apart(*known) : 0;
 
 	struct climb climb = {
 		.walk = {BPF_CORE_READ(dentry, d_parent),
@@ -186,8 +199,7 @@ int after_open(struct bpf_raw_tracepoint_args *ctx)
 		if (!flags)
 			bpf_map_update_elem(&cold_files, &cold, &one, BPF_ANY);
 	}
-	if (!(access & ACCESS_WRITE) && flags & NAME_WRITE_ONLY && !(flags & ~NAME_WRITE_ONLY))
-		flags = 0;
+	flags = flags_for(flags, access) & (NAME_WATCH | NAME_HOLD);
 	__u32 holds_flags = workload_flags(label);
 	if (flags & NAME_HOLD && holds_flags & HOLDS_OPENS)
 		hold_open(label, &id, access, fd, syscall_number(saved_regs(ctx)), holds_flags);

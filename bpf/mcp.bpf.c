@@ -147,7 +147,7 @@ static __always_inline void copy_out(const struct label *label, struct bytes_rea
 }
 
 static __always_inline void hold_read(const struct label *label, const struct bytes_read *read,
-				      __u32 flags)
+				      __u32 flags, bool was_partial)
 {
 	struct hold *hold = new_hold(label, HOLD_READ);
 
@@ -160,6 +160,7 @@ static __always_inline void hold_read(const struct label *label, const struct by
 	hold->length = read->total;
 	hold->fd = read->fd;
 	hold->syscall = read->syscall;
+	hold->access = was_partial;
 	take_hold(hold, flags);
 }
 
@@ -219,7 +220,7 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 		hold = flags & HOLDS_REQUESTS &&
 		       (is_request || !seen_whole || scan.found & FOUND_ESCAPE);
 	if (hold)
-		hold_read(label, read, flags);
+		hold_read(label, read, flags, was_partial);
 	else
 		copy_out(label, read);
 	return 0;

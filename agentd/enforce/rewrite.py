@@ -154,26 +154,39 @@ def _requests(
     size = len(body)
     head = _envelope(body, found)
     method = text_of(raw_value(body, last_of(found, "method"))) or ""
-    params = last_of(found, "params")
+    metas = metas_of(body, found)
     subject = protocol.NAMED_BY.get(method)
     if last_of(found, "id") is not None and subject in ("name", "uri"):
         style: Style = "uri" if subject == "uri" else "text"
         before = head + b'"method":"%s","params":{"%s":"' % (method.encode(), subject.encode())
-        inner = jsontext.members(body, params.start) if params else []
-        metas = _metas(body, last_of(inner, "_meta"))
         for meta in metas:
             text, whole = refusal(rule, reason, size - len(before) - len(meta) - 3, style)
             if whole or (text and meta is metas[-1]):
                 yield before + text + b'"' + meta + b"}}", "reason" if whole else "shortened"
-    text, _ = refusal(rule, reason, size - len(head) - 13)
-    if text:
-        yield head + b'"method":"' + text + b'"}', "method"
-    yield head + b'"method":"x"}', "method"
+    for candidate in unknown_methods(metas[-1], rule, reason, size - len(head)):
+        yield head + candidate, "method"
     yield b'{"method":"x"}', "method"
 
 
-def _metas(body: bytes, meta: Member | None) -> list[bytes]:
-    """`_meta` whole, then as little of it as a server of that version demands."""
+def unknown_methods(meta: bytes, rule: str, reason: str, room: int) -> Iterator[bytes]:
+    """Ends of a request, from its method on, for a method that does not exist; best first."""
+    params = b',"params":{' + meta[1:] + b"}" if meta else b""
+    text, _ = refusal(rule, reason, room - len(params) - 13)
+    if text:
+        yield b'"method":"' + text + b'"' + params + b"}"
+    text, _ = refusal(rule, reason, room - 13)
+    if text:
+        yield b'"method":"' + text + b'"}'
+    yield b'"method":"x"}'
+
+
+def metas_of(body: bytes, found: list[Member]) -> list[bytes]:
+    """The member `_meta` of params, then as little of it as a server of its version demands.
+
+    Both begin with a comma; b"" where there is nothing.
+    """
+    params = last_of(found, "params")
+    meta = last_of(jsontext.members(body, params.start), "_meta") if params else None
     if meta is None or body[meta.start] != 0x7B:
         return [b""]
     needed = [

@@ -16,9 +16,11 @@ from agentd.enforce.rewrite import (
     deny_line,
     kind_of,
     last_of,
+    metas_of,
     raw_value,
     refusal,
     text_of,
+    unknown_methods,
 )
 from agentd.mcp import jsontext, protocol
 from agentd.mcp.jsontext import AFTER, COLON, KEY, VALUE, Member, Scanner
@@ -124,20 +126,15 @@ def _endings(
             yield before + text + b'"}]}}', "error"
         return
     method = text_of(raw_value(full, last_of(found, "method"))) or ""
+    metas = metas_of(full, found)
     if method in protocol.CLIENT_REQUESTS and last_of(found, "id") is not None:
         before = b'"method":"tools/call","params":{"name":"'
-        params = last_of(found, "params")
-        inner = jsontext.members(full, params.start) if params else []
-        meta = last_of(inner, "_meta")
-        metas = [b',"_meta":' + raw_value(full, meta)] if meta else [b""]
-        for each in metas:
-            text, whole = refusal(rule, reason, size - len(before) - len(each) - 3)
-            if text:
-                yield before + text + b'"' + each + b"}}", "reason" if whole else "shortened"
-    text, _ = refusal(rule, reason, size - 13)
-    if text:
-        yield b'"method":"' + text + b'"}', "method"
-    yield b'"method":"x"}', "method"
+        for meta in metas:
+            text, whole = refusal(rule, reason, size - len(before) - len(meta) - 3)
+            if whole or (text and meta is metas[-1]):
+                yield before + text + b'"' + meta + b"}}", "reason" if whole else "shortened"
+    for candidate in unknown_methods(metas[-1], rule, reason, size):
+        yield candidate, "method"
 
 
 def _close(scanner: Scanner, head: bytes, tail: bytes) -> bytes:

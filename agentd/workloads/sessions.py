@@ -174,6 +174,10 @@ class SessionRegistry:
         session.processes.discard(known)
         return self._end_if_empty(session)
 
+    def revive(self, session: Session) -> None:
+        """Take back a session that was reported as ended: the kernel still has processes of it."""
+        self._enter(session)
+
     def sweep(self, alive: Callable[[ProcessKey, int], bool] = same_process) -> list[Session]:
         """Drop processes that are gone without a record; returns the sessions that so ended."""
         ended = []

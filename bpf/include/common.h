@@ -64,10 +64,14 @@ static __always_inline void fill_head(struct record *head, __u16 kind, const str
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 
-/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. */
+/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. The
+ * engine looks every few milliseconds, so it is only woken when a burst begins to fill the ring. */
 static __always_inline void send_record(void *data, __u64 size, __u32 workload)
 {
-	if (bpf_ringbuf_output(&events, data, size, 0))
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	__u64 flags = waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+
+	if (bpf_ringbuf_output(&events, data, size, flags))
 		count_in(&losses, workload);
 }
 

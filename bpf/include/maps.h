@@ -6,9 +6,11 @@
 #include <bpf/bpf_core_read.h>
 #include "wire.h"
 
+#define EVENTS_LEN (4 * 1024 * 1024)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024);
+	__uint(max_entries, EVENTS_LEN);
 } events SEC(".maps");
 
 struct {

@@ -140,7 +140,7 @@ struct hold {
 	__u32 iovcnt;
 	__u32 fd;
 	__u32 dev;
-	__u32 access;
+	__u32 access; /* HOLD_OPEN; for HOLD_READ: 1 if the read began inside a message */
 };
 
 /* Value of the map `labels`, key: tgid. */

@@ -1,0 +1,1 @@
+"""The daemon's processes: supervisor, engine, and what they say to each other."""

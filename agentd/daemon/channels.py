@@ -1,0 +1,208 @@
+"""Byte channels with MCP on them: who reads, who writes, which two belong together.
+
+The kernel knows a channel by the inode that is read. Who writes to it is looked up in /proc once,
+when the channel is first seen: the processes that have the other end open.
+"""
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from agentd.kernel.maps import KernelMaps
+from agentd.kernel.wire import ROLE_MCP, ROLE_OTHER, ROLE_TO_CLIENT, ROLE_TO_SERVER
+from agentd.mcp import protocol
+from agentd.mcp.connection import Conversation
+from agentd.mcp.jsonrpc import Message
+from agentd.mcp.protocol import Role
+from agentd.mcp.stream import MessageStream
+from agentd.workloads.identity import ProcessInfo
+from agentd.workloads.processes import ProcessTable
+from agentd.workloads.procfs import read_process
+
+_CHANNELS_MAX = 4096
+_NOISE_MAX = 64
+_O_ACCMODE = 3
+_O_RDONLY = 0
+
+
+@dataclass(slots=True)
+class Party:
+    """One end of a conversation; `name` is what policy calls a server."""
+
+    info: ProcessInfo
+    name: str
+
+    def describe(self) -> dict[str, object]:
+        return {"name": self.name, "pid": self.info.key.tgid, "exe": self.info.exe}
+
+
+@dataclass(slots=True)
+class Channel:
+    """One direction: bytes that `reader` reads from `ino`."""
+
+    ino: int
+    reader: Party
+    writer: Party | None
+    stream: MessageStream
+    conversation: Conversation
+    role: Role | None = None
+    is_mcp: bool = False
+    noise: int = 0
+
+    @property
+    def server(self) -> Party | None:
+        return self.reader if self.role == "server" else self.writer
+
+    @property
+    def client(self) -> Party | None:
+        return self.writer if self.role == "server" else self.reader
+
+
+class Channels:
+    """Every channel that has carried something like MCP, the least recently used falls out."""
+
+    def __init__(self, kernel: KernelMaps, table: ProcessTable) -> None:
+        self._kernel = kernel
+        self._table = table
+        self._channels: OrderedDict[int, Channel] = OrderedDict()
+        self._conversations: OrderedDict[tuple[int, int], Conversation] = OrderedDict()
+
+    def get(self, ino: int, peer_ino: int, reader: ProcessInfo) -> Channel:
+        """The channel of an inode, made and looked into /proc for if it is new."""
+        channel = self._channels.get(ino)
+        if channel is not None:
+            if channel.reader.info is not reader and not channel.is_mcp:
+                channel.reader = Party(reader, program_name(reader))
+            return channel
+        writer = self._find_writer(ino, peer_ino, reader)
+        channel = Channel(
+            ino,
+            Party(reader, program_name(reader)),
+            None if writer is None else Party(writer, program_name(writer)),
+            MessageStream(),
+            self._conversation(reader, writer),
+        )
+        self._channels[ino] = channel
+        if len(self._channels) > _CHANNELS_MAX:
+            self._channels.popitem(last=False)
+        return channel
+
+    def learn(self, channel: Channel, message: Message) -> None:
+        """What a message says about the direction; the kernel is told, once."""
+        if channel.is_mcp and channel.role is not None:
+            return
+        if message.kind == "invalid":
+            return
+        role = protocol.reader_role(message) or self._role_of_pair(channel)
+        channel.is_mcp = True
+        if role is None:
+            return
+        channel.role = role
+        flag = ROLE_TO_SERVER if role == "server" else ROLE_TO_CLIENT
+        self._kernel.set_role(channel.ino, ROLE_MCP | flag)
+
+    def not_mcp(self, channel: Channel) -> None:
+        """A line that is not JSON-RPC. Where none ever was, the kernel need not look so closely."""
+        channel.noise += 1
+        if not channel.is_mcp and channel.noise == 1:
+            self._kernel.set_role(channel.ino, ROLE_OTHER)
+
+    def quiet(self, channel: Channel) -> bool:
+        """Whether this channel has made so much noise that no more of it is worth an event."""
+        return channel.noise > _NOISE_MAX
+
+    def _role_of_pair(self, channel: Channel) -> Role | None:
+        """The other direction knows; else a child that its parent talks to is the server."""
+        for other in self._channels.values():
+            if other.conversation is channel.conversation and other.role and other is not channel:
+                return "client" if other.role == "server" else "server"
+        if channel.writer is None:
+            return None
+        writer, reader = channel.writer.info, channel.reader.info
+        if any(pid == writer.key.tgid for pid, _ in reader.ancestry):
+            return "server"
+        if any(pid == reader.key.tgid for pid, _ in writer.ancestry):
+            return "client"
+        return None
+
+    def _conversation(self, reader: ProcessInfo, writer: ProcessInfo | None) -> Conversation:
+        if writer is None:
+            return Conversation()
+        one, other = sorted((id(reader), id(writer)))
+        found = self._conversations.get((one, other))
+        if found is None:
+            found = self._conversations[one, other] = Conversation()
+            if len(self._conversations) > _CHANNELS_MAX:
+                self._conversations.popitem(last=False)
+        return found
+
+    def _find_writer(self, ino: int, peer_ino: int, reader: ProcessInfo) -> ProcessInfo | None:
+        target = f"socket:[{peer_ino}]" if peer_ino else f"pipe:[{ino}]"
+        near = [pid for pid, _ in reader.ancestry]
+        near += [info.key.tgid for info in self._table]
+        candidates = dict.fromkeys(pid for pid in near if pid != reader.key.tgid)
+        for pid in candidates:
+            if _has_open(pid, target, writable=not peer_ino):
+                return self._info(pid)
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) not in candidates and int(name) != reader.key.tgid:
+                if _has_open(int(name), target, writable=not peer_ino):
+                    return self._info(int(name))
+        return None
+
+    def _info(self, pid: int) -> ProcessInfo | None:
+        known = self._table.by_pid(pid)
+        if known is not None:
+            return known
+        read = read_process(pid)
+        return None if read is None else self._table.add(read)
+
+
+def _has_open(pid: int, target: str, *, writable: bool) -> bool:
+    """Whether a process has `target` open (for writing, where that tells the ends apart)."""
+    directory = f"/proc/{pid}/fd"
+    try:
+        for fd in os.listdir(directory):
+            if os.readlink(f"{directory}/{fd}") == target:
+                if not writable:
+                    return True
+                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as info:
+                    flags = next(line for line in info if line.startswith(b"flags:"))
+                if int(flags.split()[1], 8) & _O_ACCMODE != _O_RDONLY:
+                    return True
+    except (OSError, StopIteration):
+        return False
+    return False
+
+
+def program_name(info: ProcessInfo) -> str:
+    """What a server is called in rules: its package or script, not its interpreter.
+
+    `node .../node_modules/@scope/name/dist/index.js` is `@scope/name`, `python -m mcp_server_git`
+    is `mcp-server-git`, `python /x/mcp-server-time` is `mcp-server-time`.
+    """
+    for position, argument in enumerate(info.argv[1:6], 1):
+        if argument in {"-m", "--module"} and position + 1 < len(info.argv):
+            return info.argv[position + 1].split(".")[0].replace("_", "-")
+        if argument.startswith("-"):
+            continue
+        if "node_modules/" in argument:
+            parts = argument.rpartition("node_modules/")[2].split("/")
+            if parts[0] == ".bin" and len(parts) > 1:
+                return parts[1]
+            return "/".join(parts[:2]) if parts[0].startswith("@") else parts[0]
+        if _is_interpreter(info.exe):
+            return _stem(argument)
+        break
+    return _stem(info.exe) or info.comm
+
+
+def _is_interpreter(exe: str) -> bool:
+    name = exe.rpartition("/")[2]
+    return name.startswith(("python", "node", "bun", "deno", "ruby", "perl", "java", "sh", "bash"))
+
+
+def _stem(path: str) -> str:
+    name = path.rstrip("/").rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix in {"py", "js", "mjs", "cjs", "ts", "sh", "rb", "jar"} else name

@@ -1,0 +1,212 @@
+"""The control socket: one JSON request a line, one JSON answer a line; `watch` then streams."""
+
+import contextlib
+import grp
+import socket
+import struct
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import orjson
+
+from agentd.daemon.report import Reporter
+from agentd.errors import AgentdError
+from agentd.kernel.maps import KernelMaps
+
+_REQUEST_MAX = 1 << 20
+_BACKLOG_MAX = 8 << 20
+_UCRED = struct.Struct("=iII")
+
+Handler = Callable[["Peer", dict[str, Any]], dict[str, Any]]
+
+
+class Refused(AgentdError):
+    """A request that is not carried out; `code` is for programs."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Peer:
+    """One connection, and who is at its other end (SO_PEERCRED: pid, uid, gid at connect time)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        self.pid, self.uid, self.gid = _UCRED.unpack(credentials)
+        self.heard = b""
+        self.unsent = bytearray()
+        self.watching: Callable[[bytes], None] | None = None
+        self.missed = 0
+
+    def send(self, data: bytes) -> None:
+        """Sends now what the socket takes, keeps the rest."""
+        self.unsent += data
+        self.write()
+
+    def write(self) -> None:
+        while self.unsent:
+            try:
+                sent = self.connection.send(self.unsent)
+            except BlockingIOError:
+                return
+            del self.unsent[:sent]
+
+
+class Control:
+    """Serves the control socket inside the engine's loop; no call blocks."""
+
+    def __init__(
+        self, listener: socket.socket, group: str, kernel: KernelMaps, reporter: Reporter
+    ) -> None:
+        listener.setblocking(False)
+        self.listener = listener
+        self._group = group
+        self._kernel = kernel
+        self._reporter = reporter
+        self._peers: dict[int, Peer] = {}
+        self.handlers: dict[str, Handler] = {}
+        self.handlers["watch"] = self._watch
+
+    def accept(self) -> int | None:
+        """A new connection's descriptor, to be polled for reading."""
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:
+            return None
+        connection.setblocking(False)
+        self._peers[connection.fileno()] = Peer(connection)
+        return connection.fileno()
+
+    def has(self, fd: int) -> bool:
+        return fd in self._peers
+
+    def serve(self, fd: int, *, readable: bool, writable: bool) -> bool:
+        """Handles one ready connection; False when it is closed."""
+        peer = self._peers[fd]
+        try:
+            if writable:
+                peer.write()
+            if readable and not self._read(peer):
+                self.drop(fd)
+                return False
+        except OSError:
+            self.drop(fd)
+            return False
+        return True
+
+    def wants_write(self, fd: int) -> bool:
+        return bool(self._peers[fd].unsent)
+
+    def backlogged(self) -> list[int]:
+        """Watchers with data that their sockets did not take yet."""
+        return [fd for fd, peer in self._peers.items() if peer.unsent]
+
+    def drop(self, fd: int) -> None:
+        peer = self._peers.pop(fd)
+        if peer.watching:
+            self._reporter.unlisten(peer.watching)
+        peer.connection.close()
+
+    def close(self) -> None:
+        for fd in list(self._peers):
+            self.drop(fd)
+
+    def may_decide(self, peer: Peer) -> None:
+        """Raises Refused unless the peer may approve: privileged, and outside every session."""
+        if self._kernel.label_of(peer.pid) is not None:
+            raise Refused("denied", "an agent may not decide: the caller is inside a session")
+        if peer.uid != 0 and self._group not in _groups_of(peer):
+            raise Refused("denied", f"only root and members of the group {self._group} may do this")
+
+    def _read(self, peer: Peer) -> bool:
+        try:
+            data = peer.connection.recv(65536)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        peer.heard += data
+        while b"\n" in peer.heard:
+            line, peer.heard = peer.heard.split(b"\n", 1)
+            peer.send(orjson.dumps(self._answer(peer, line), default=str) + b"\n")
+        return len(peer.heard) <= _REQUEST_MAX
+
+    def _answer(self, peer: Peer, line: bytes) -> dict[str, Any]:
+        try:
+            request = orjson.loads(line)
+            handler = self.handlers.get(request["op"])
+            if handler is None:
+                return _error("bad-request", f"there is no operation {request['op']!r}")
+            return {"ok": True, **handler(peer, request)}
+        except Refused as refused:
+            return _error(refused.code, str(refused))
+        except AgentdError as error:
+            return _error("refused", str(error))
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            return _error("bad-request", f"not a request: {error}")
+
+    def _watch(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+        if peer.uid != 0 and self._group not in _groups_of(peer):
+            raise Refused("denied", f"only root and members of the group {self._group} may watch")
+        if peer.watching:
+            raise Refused("bad-request", "this connection watches already")
+        wanted = _filter(request)
+
+        def listener(body: bytes) -> None:
+            if len(peer.unsent) > _BACKLOG_MAX:
+                peer.missed += 1
+                return
+            if wanted is not None and not wanted(orjson.loads(body)):
+                return
+            if peer.missed:
+                loss = {"class": "loss", "loss": {"count": peer.missed, "source": "watch"}}
+                peer.unsent += orjson.dumps(loss) + b"\n"
+                peer.missed = 0
+            peer.unsent += body + b"\n"
+            with contextlib.suppress(OSError):  # the loop finds a broken connection
+                peer.write()
+
+        peer.watching = listener
+        self._reporter.listen(listener)
+        return {}
+
+
+def _error(code: str, text: str) -> dict[str, Any]:
+    return {"ok": False, "code": code, "error": text}
+
+
+def _groups_of(peer: Peer) -> set[str]:
+    """Names of the groups that the peer's process has now."""
+    numbers = {peer.gid}
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{peer.pid}/status") as status:
+        for line in status:
+            if line.startswith("Groups:"):
+                numbers.update(int(number) for number in line.split()[1:])
+    names = set()
+    for number in numbers:
+        with contextlib.suppress(KeyError):
+            names.add(grp.getgrgid(number).gr_name)
+    return names
+
+
+def _filter(request: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
+    """What `watch` asks for: classes and workload by glob, verdicts, a rule by glob."""
+    classes, workload = request.get("classes"), request.get("workload")
+    verdicts, rule = request.get("verdict"), request.get("rule")
+    if not (classes or workload or verdicts or rule):
+        return None
+
+    def wanted(event: dict[str, Any]) -> bool:
+        if classes and not any(fnmatchcase(event["class"], glob) for glob in classes):
+            return False
+        if workload and not fnmatchcase(event.get("workload") or "", workload):
+            return False
+        decision = event.get("decision") or {}
+        if verdicts and decision.get("verdict") not in verdicts:
+            return False
+        return not rule or any(fnmatchcase(name, rule) for name in decision.get("rules", ()))
+
+    return wanted

@@ -1,0 +1,134 @@
+"""Takes records out of the rings and hands each to who understands it."""
+
+from agentd.daemon.activity import Activity
+from agentd.daemon.labelling import Labelling
+from agentd.daemon.messages import Messages
+from agentd.enforce.approvals import Approvals
+from agentd.enforce.stops import Stops
+from agentd.kernel.maps import HoldValue, KernelMaps
+from agentd.kernel.ring import RingReader
+from agentd.kernel.wire import (
+    DATA,
+    HOLD,
+    HOLD_EXEC,
+    HOLD_OPEN,
+    HOLD_PENDING,
+    HOLD_READ,
+    REC_CANDIDATE,
+    REC_CHANGE,
+    REC_DATA,
+    REC_EXEC,
+    REC_EXIT,
+    REC_FORK,
+    REC_OPEN,
+    REC_SOCKET,
+    RECORD,
+)
+from agentd.workloads.identity import ProcessKey
+
+_HOLDS_AT_ONCE = 64
+
+
+class Dispatch:
+    """Both rings. The holds ring is looked at between all slices of the other."""
+
+    def __init__(  # noqa: PLR0917 (one of each of the engine's parts)
+        self,
+        kernel: KernelMaps,
+        labelling: Labelling,
+        stops: Stops,
+        approvals: Approvals,
+        messages: Messages,
+        activity: Activity,
+    ) -> None:
+        self._kernel = kernel
+        self._labelling = labelling
+        self._stops = stops
+        self._approvals = approvals
+        self._messages = messages
+        self._activity = activity
+        self._events = RingReader(kernel.events.fd, kernel.events.max_entries)
+        self._hold_ring = RingReader(kernel.hold_ring.fd, kernel.hold_ring.max_entries)
+        self._pending_seen: set[int] = set()
+        self.records = 0
+
+    def busy(self) -> bool:
+        """Whether a burst is under way that should not wait for the next tick."""
+        return self._events.pending() > self._kernel.events.max_entries // 64
+
+    def holds(self) -> int:
+        """Judges every task that the holds ring tells of."""
+        done = 0
+        while records := self._hold_ring.read(_HOLDS_AT_ONCE):
+            for record in records:
+                self._hold(HoldValue(*HOLD.unpack(record)))
+            done += len(records)
+        return done
+
+    def drain(self, limit: int) -> None:
+        """At most a ring's worth of telemetry, in slices of `limit` records."""
+        budget = 32
+        while budget and (records := self._events.read(limit)):
+            budget -= 1
+            self.records += len(records)
+            for record in records:
+                self._record(record)
+            self.holds()
+
+    def sweep(self) -> None:
+        """Holds whose record did not fit the ring, or whose stop took unusually long."""
+        pending: set[int] = set()
+        for hold in self._kernel.held():
+            if hold.state == HOLD_PENDING and hold.id not in self._pending_seen:
+                pending.add(hold.id)
+            else:
+                self._hold(hold)
+        self._pending_seen = pending
+
+    def _hold(self, hold: HoldValue) -> None:
+        if hold.kind == HOLD_READ:
+            self._messages.on_hold(hold)
+            return
+        if not self._stops.take(hold):
+            return
+        session = self._labelling.registry.by_number(hold.session)
+        if session is None:
+            self._stops.go_on(hold)
+            return
+        info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
+        if hold.kind == HOLD_EXEC:
+            self._activity.on_exec_hold(hold, session, info)
+        elif hold.kind == HOLD_OPEN:
+            self._activity.on_open_hold(hold, session, info)
+
+    def _record(self, record: bytes) -> None:
+        head = RECORD.unpack_from(record)
+        kind, _, number, time_ns, start_ns, tgid = head[:6]
+        if kind == REC_CANDIDATE:
+            self._labelling.candidate(tgid)
+            return
+        session = self._labelling.registry.by_number(number)
+        if session is None:
+            return
+        key = ProcessKey(tgid, start_ns)
+        if kind == REC_EXEC:
+            self._activity.on_exec(record, session, key)
+            return
+        info = self._labelling.table.get(key) or self._labelling.resolve(key, session)
+        if kind == REC_DATA:
+            fields = DATA.unpack_from(record)
+            ino, peer_ino, _, length, flags, _ = fields[10:]
+            data = record[DATA.size : DATA.size + length]
+            self._messages.on_data(session, info, time_ns, ino, peer_ino, flags, data)
+        elif kind == REC_OPEN:
+            self._activity.on_open(record, session, info)
+        elif kind == REC_SOCKET:
+            self._activity.on_socket(record, session, info)
+        elif kind == REC_CHANGE:
+            self._activity.on_change(record, session, info)
+        elif kind == REC_FORK:
+            self._activity.on_fork(record, session, info)
+        elif kind == REC_EXIT:
+            self._stops.forget_process(tgid)
+            self._approvals.gone(tgid)
+            self._activity.on_exit(record, session, info)

@@ -1,0 +1,310 @@
+"""The engine: one thread, one loop. Holds first, then telemetry in slices, then everything else."""
+
+import argparse
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agentd import __version__, config, paths
+from agentd.daemon import channel
+from agentd.daemon.activity import Activity
+from agentd.daemon.channels import Channels
+from agentd.daemon.control import Control
+from agentd.daemon.dispatch import Dispatch
+from agentd.daemon.inforce import PolicyInForce
+from agentd.daemon.labelling import Labelling
+from agentd.daemon.messages import Messages
+from agentd.daemon.operations import Operations
+from agentd.daemon.report import TIER, Clock, Reporter
+from agentd.daemon.terminal import Terminal
+from agentd.daemon.verdicts import Verdicts
+from agentd.enforce.approvals import Approvals
+from agentd.enforce.stops import Stops
+from agentd.errors import AgentdError, ConfigErrors
+from agentd.events.journal import FlushStatus, Journal
+from agentd.kernel.libbpf import Map
+from agentd.kernel.maps import KernelMaps
+from agentd.stream.state import sent_floor
+from agentd.workloads.processes import ProcessTable
+from agentd.workloads.sessions import SessionRegistry
+
+EXIT_CONFIG = 78
+_SLICE = 64
+_TICK_S = 0.01
+_IDLE_TICK_S = 0.25
+_HOUSEKEEPING_NS = 250_000_000
+_STATE_KEY = "sessions"
+
+
+class Engine:
+    """Everything the engine process does, wired together."""
+
+    def __init__(self, supervisor: socket.socket, arguments: argparse.Namespace) -> None:
+        self._supervisor = supervisor
+        self._config = config.load(arguments.config)
+        if arguments.rules:
+            directories = [Path(directory) for directory in arguments.rules]
+        else:
+            directories = [paths.shipped_rules(), *self._config.rules]
+        for text in config.secret_warnings(self._config):
+            log(text)
+        channel.send(supervisor, {"op": "config", "config": self._config.to_json()})
+        heard = channel.receive(supervisor)
+        if heard is None:
+            raise AgentdError("the supervisor is gone")
+        message, fds = heard
+        listener_fd, self._publisher_wake, *map_fds = fds
+        maps = {
+            name: Map(name, fd, *sizes)
+            for (name, *sizes), fd in zip(message["maps"], map_fds, strict=True)
+        }
+        self._restarted = bool(message["restart"])
+        self._stopping = False
+        self._reload_wanted = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        self._kernel = KernelMaps(maps)
+        self._journal = self._open_journal()
+        self._reporter = Reporter(self._journal, Clock())
+        if arguments.foreground:
+            self._reporter.listen(Terminal(sys.stdout).show)
+        boot = paths.boot_id()
+        self._registry = SessionRegistry.from_state(self._journal.get(_STATE_KEY), boot)
+        self._labelling = Labelling(
+            self._kernel, self._registry, ProcessTable(), self._reporter, supervisor
+        )
+        self._policy = PolicyInForce(directories, self._kernel, self._registry, self._reporter)
+        self._approvals = Approvals()
+        self._approvals.continue_after(self._journal.get("holds") or 0)
+        stops = Stops(self._kernel)
+        verdicts = Verdicts(self._kernel, stops, self._approvals, self._policy, self._reporter)
+        channels = Channels(self._kernel, self._labelling.table)
+        messages = Messages(
+            self._labelling,
+            channels,
+            stops,
+            self._approvals,
+            self._policy,
+            verdicts,
+            self._reporter,
+        )
+        activity = Activity(self._labelling, self._policy, verdicts, self._reporter)
+        self._dispatch = Dispatch(
+            self._kernel, self._labelling, stops, self._approvals, messages, activity
+        )
+        listener = socket.socket(fileno=listener_fd)
+        self._control = Control(listener, self._config.control.group, self._kernel, self._reporter)
+        self._operations = Operations(
+            self._control,
+            self._kernel,
+            self._labelling,
+            self._policy,
+            self._approvals,
+            self._journal,
+            self._dispatch,
+        )
+        self._losses: dict[tuple[str, int], int] = {}
+
+    def start(self) -> None:
+        """Policy, sessions from before a restart, existing processes; then READY."""
+        self._labelling.prepare = self._policy.prepare
+        self._policy.load()
+        self._labelling.selectors = self._policy.selectors
+        if self._restarted:
+            self._labelling.restore()
+        else:
+            self._forget_old_sessions()
+        answer = self._labelling.ask_supervisor({"op": "take-over"})
+        for released in answer["released"]:
+            self._tell_released(released)
+        if len(self._policy.selectors):
+            self._labelling.discover()
+        self._reporter.daemon_event(
+            "daemon.start",
+            {"daemon": {"version": __version__, "pid": os.getpid(), "tier": TIER}},
+        )
+        self._losses = self._kernel.losses(range(256))
+        self._save()
+        gc.collect()
+        gc.freeze()
+        channel.send(self._supervisor, {"op": "ready"})
+
+    def run(self) -> None:
+        """Until SIGTERM, or until the supervisor is gone."""
+        poll = select.epoll()
+        poll.register(self._kernel.hold_ring.fd, select.EPOLLIN)
+        poll.register(self._kernel.events.fd, select.EPOLLIN)
+        poll.register(self._control.listener.fileno(), select.EPOLLIN)
+        poll.register(self._supervisor.fileno(), select.EPOLLIN)
+        poll.register(self._wake_read, select.EPOLLIN)
+        flush_ns = self._config.journal.flush_ms * 1_000_000
+        next_flush = next_housekeeping = 0
+        while not self._stopping:
+            busy = self._dispatch.busy()
+            timeout = 0.0 if busy else (_TICK_S if len(self._registry) else _IDLE_TICK_S)
+            for fd, what in poll.poll(timeout):
+                self._ready(poll, fd, what)
+            self._dispatch.drain(_SLICE)
+            now = time.monotonic_ns()
+            if now >= next_flush:
+                next_flush = now + flush_ns
+                self._flush()
+            if now >= next_housekeeping:
+                next_housekeeping = now + _HOUSEKEEPING_NS
+                self._housekeeping(now)
+            for waiting in self._control.backlogged():
+                poll.modify(waiting, select.EPOLLIN | select.EPOLLOUT)
+
+    def close(self) -> None:
+        """What was recorded is written; held tasks are the supervisor's from here on."""
+        self._reporter.daemon_event("daemon.stop", {"daemon": {"pid": os.getpid()}})
+        self._save()
+        self._reporter.flush()
+        self._journal.close()
+        self._control.close()
+        self._labelling.close()
+
+    def on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._reload_wanted = True
+        else:
+            self._stopping = True
+
+    @property
+    def wake_fd(self) -> int:
+        return self._wake_write
+
+    def _ready(self, poll: select.epoll, fd: int, what: int) -> None:
+        if fd == self._kernel.hold_ring.fd:
+            self._dispatch.holds()
+        elif fd == self._control.listener.fileno():
+            accepted = self._control.accept()
+            if accepted is not None:
+                poll.register(accepted, select.EPOLLIN)
+        elif fd == self._wake_read:
+            os.read(self._wake_read, 512)
+        elif fd == self._supervisor.fileno():
+            self._stopping = True  # it never speaks unasked: it is gone
+        elif self._control.has(fd):
+            readable = bool(what & ~select.EPOLLOUT)
+            if self._control.serve(fd, readable=readable, writable=bool(what & select.EPOLLOUT)):
+                wants_write = select.EPOLLOUT if self._control.wants_write(fd) else 0
+                poll.modify(fd, select.EPOLLIN | wants_write)
+
+    def _flush(self) -> None:
+        before = self._journal.stats().written if self._config.nats.servers else 0
+        self._reporter.flush()
+        if self._config.nats.servers and self._journal.stats().written != before:
+            os.eventfd_write(self._publisher_wake, 1)
+
+    def _housekeeping(self, now: int) -> None:
+        self._approvals.expire(self._reporter.clock.now())
+        self._dispatch.sweep()
+        self._reporter.clock.adjust()
+        self._report_losses()
+        if self._reload_wanted or self._policy.poll():
+            if self._reload_wanted:
+                self._policy.reload()
+            self._reload_wanted = False
+            self._labelling.selectors = self._policy.selectors
+        if now // _HOUSEKEEPING_NS % 8 == 0:
+            self._labelling.reap()
+        if self._labelling.changed:
+            self._save()
+        if self._journal.flush() is FlushStatus.BROKEN:
+            raise AgentdError(f"the journal {self._journal.path} is damaged; it is set aside")
+
+    def _report_losses(self) -> None:
+        numbers = [0] + [session.workload_number for session in self._registry]
+        for key, count in self._kernel.losses(numbers).items():
+            lost = count - self._losses.get(key, 0)
+            if lost > 0:
+                self._losses[key] = count
+                source, number = key
+                name = self._registry.workload_name(number)
+                self._reporter.daemon_event(
+                    "loss", {"loss": {"count": lost, "source": f"kernel.{source}"}}, name
+                )
+
+    def _tell_released(self, released: dict[str, Any]) -> None:
+        session = self._registry.by_number(released["session"])
+        if session is None:
+            return
+        info = self._labelling.table.by_pid(released["tgid"])
+        decision = {
+            "verdict": "allow" if released["outcome"] == "released" else "deny",
+            "rules": ["engine-down"],
+            "reason": "the engine was down; the workload's on_failure decided",
+            "tier": TIER,
+            "before_effect": True,
+            "outcome": released["outcome"],
+            "hold_us": released["hold_us"],
+        }
+        now = self._reporter.clock.now()
+        self._reporter.session_event("hold.decided", now, session, info, {}, decision)
+
+    def _forget_old_sessions(self) -> None:
+        """The programs are new, so no label of an earlier daemon is left in the kernel."""
+        for session in self._registry:
+            for key in list(session.processes):
+                self._registry.remove_process(key)
+        self._labelling.clean_cgroups()
+
+    def _save(self) -> None:
+        self._labelling.changed = False
+        self._journal.set(_STATE_KEY, self._registry.to_state())
+        self._journal.set("holds", self._approvals.last_number)
+        self._journal.flush()
+
+    def _open_journal(self) -> Journal:
+        settings = self._config
+        settings.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        floor = partial(sent_floor, paths.publisher_state_dir(settings.state_dir))
+        return Journal(
+            settings.journal_path,
+            settings.journal.budget,
+            settings.host_name,
+            paths.boot_id(),
+            sent_floor=floor if settings.nats.servers else None,
+        )
+
+
+def log(text: str) -> None:
+    """To the supervisor's standard error, which is the system's log under systemd."""
+    print(f"agentd: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """`python -m agentd.daemon.engine`, started by the supervisor. Returns the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--config")
+    parser.add_argument("--rules", action="append", default=[])
+    parser.add_argument("--foreground", action="store_true")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
+    supervisor = socket.socket(fileno=arguments.channel)
+    os.set_inheritable(arguments.channel, False)
+    try:
+        engine = Engine(supervisor, arguments)
+        signal.signal(signal.SIGTERM, engine.on_signal)
+        signal.signal(signal.SIGHUP, engine.on_signal)
+        signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
+        engine.start()
+    except ConfigErrors as errors:
+        log(str(errors))
+        return EXIT_CONFIG
+    engine.run()
+    engine.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The policy in force: loaded from files, compiled for user space and for the kernel, reloaded.
+
+A set of rules that does not load changes nothing: the last good one stays, and says so.
+"""
+
+import glob as globbing
+import os
+from pathlib import Path
+from typing import Any
+
+from agentd.daemon.report import Reporter
+from agentd.errors import ConfigErrors
+from agentd.kernel.maps import KernelMaps, SocketRuleValue
+from agentd.kernel.wire import (
+    HOLDS_CLIENT_REQUESTS,
+    HOLDS_EXECS,
+    HOLDS_FAIL_CLOSED,
+    HOLDS_OPENS,
+    HOLDS_REQUESTS,
+    MASK_CANDIDATES,
+    MASK_EXEC_ALL,
+    NAME_BASE,
+    NAME_DIR,
+    NAME_EXEC,
+    NAME_HOLD,
+    NAME_PREFIX,
+    NAME_SUFFIX,
+    NAME_WATCH,
+    NAME_WRITE_ONLY,
+)
+from agentd.policy import loader
+from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
+from agentd.policy.evaluator import Evaluator
+from agentd.policy.globs import NameGlobs, expand_braces
+from agentd.policy.loader import Policy
+from agentd.workloads.model import Workload
+from agentd.workloads.selectors import Selectors
+from agentd.workloads.sessions import SessionRegistry
+
+_KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
+_FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
+_BINDING = frozenset({"deny", "hold", "kill"})
+_FILES_MAX = 8192
+
+
+class PolicyInForce:
+    """Rules and workloads, and what the kernel has been told of them."""
+
+    def __init__(
+        self,
+        directories: list[Path],
+        kernel: KernelMaps,
+        registry: SessionRegistry,
+        reporter: Reporter,
+    ) -> None:
+        self.directories = directories
+        self._kernel = kernel
+        self._registry = registry
+        self._reporter = reporter
+        self._policy = Policy()
+        self._plan = KernelPlan()
+        self._fingerprint: object = None
+        self._rule_numbers: list[str] = []
+        self._prepared: set[str] = set()
+        self.evaluator = Evaluator(self._policy)
+        self.selectors = Selectors(())
+        self.after_effect: set[str] = set()
+
+    @property
+    def workloads(self) -> dict[str, Workload]:
+        return self._policy.workloads
+
+    def load(self) -> None:
+        """Loads and puts in force. Raises ConfigErrors, and then changes nothing."""
+        self._fingerprint = loader.fingerprint(self.directories)
+        policy = loader.load(self.directories)
+        plan = compile_plan(policy)
+        self._policy, self._plan = policy, plan
+        self.evaluator = Evaluator(policy)
+        self.selectors = Selectors(policy.workloads.values())
+        self.after_effect = {note.rule_id for note in plan.notes}
+        self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))
+        self._tell_kernel()
+        problems = [{"rule": note.rule_id, "text": note.text} for note in plan.notes]
+        problems += [{"text": text} for text in self.selectors.problems]
+        self._reporter.daemon_event(
+            "policy.loaded",
+            {
+                "policy": {
+                    "rules": len(policy.rules),
+                    "workloads": len(policy.workloads),
+                    "generation": policy.generation,
+                    "notes": problems,
+                }
+            },
+        )
+
+    def reload(self) -> dict[str, Any]:
+        """Tries to load again; what is wrong is reported, and the last good set stays in force."""
+        try:
+            self.load()
+        except ConfigErrors as errors:
+            problems = str(errors).splitlines()
+            self._reporter.daemon_event("policy.rejected", {"policy": {"problems": problems}})
+            return {
+                "rules": len(self._policy.rules),
+                "workloads": len(self._policy.workloads),
+                "problems": problems,
+            }
+        for session in self._registry:
+            workload = self.workloads.get(session.workload)
+            if workload is not None:
+                session.posture = workload.posture
+                session.on_failure = workload.on_failure
+        return {
+            "rules": len(self._policy.rules),
+            "workloads": len(self._policy.workloads),
+            "problems": [],
+        }
+
+    def poll(self) -> bool:
+        """Reloads if a file has changed; True if it tried."""
+        if loader.fingerprint(self.directories) == self._fingerprint:
+            return False
+        self.reload()
+        return True
+
+    def prepare(self, name: str) -> Workload | None:
+        """Makes the kernel ready for sessions of a workload; None if there is no such workload."""
+        workload = self._policy.workloads.get(name)
+        if workload is not None:
+            number = self._registry.workload_number(name)
+            self._kernel.set_workload(number, self._flags(workload), self._net_rules(name))
+            self._prepared.add(name)
+        return workload
+
+    def net_rule(self, number: int) -> str:
+        """The id of the network rule that the kernel knows by this number."""
+        if number < len(self._rule_numbers):
+            return self._rule_numbers[number]
+        return "unknown"
+
+    def holds_exec(self, workload: str, exe: str, filename: str) -> bool:
+        """Whether the kernel stops this exec: the same test as in exec.bpf.c."""
+        if not self._plan.exec_holds(workload):
+            return False
+        names = {
+            os.path.basename(path).encode("utf-8", "surrogateescape") for path in (exe, filename)
+        }
+        return self._plan.exec_all or not names.isdisjoint(self._plan.exec_names)
+
+    def _flags(self, workload: Workload) -> int:
+        flags = HOLDS_FAIL_CLOSED if workload.on_failure == "deny" else 0
+        if workload.posture != "enforce":
+            return flags
+        if self._plan.mcp_holds(workload.name):
+            flags |= HOLDS_REQUESTS
+        if self.evaluator.wants("mcp.request", workload.name):
+            flags |= HOLDS_CLIENT_REQUESTS
+        if self._plan.open_holds(workload.name):
+            flags |= HOLDS_OPENS
+        if self._plan.exec_holds(workload.name):
+            flags |= HOLDS_EXECS
+        return flags
+
+    def _net_rules(self, workload: str) -> list[SocketRuleValue]:
+        if self._policy.workloads[workload].posture != "enforce":
+            return []
+        return [
+            SocketRuleValue(
+                rule.address,
+                rule.prefixlen,
+                rule.protocol,
+                rule.port_lo,
+                rule.port_hi,
+                self._rule_numbers.index(rule.rule_id),
+                rule.is_except,
+            )
+            for rule in self._plan.net
+            if NameGlobs(rule.workloads).match(workload)
+        ]
+
+    def _tell_kernel(self) -> None:
+        names: dict[tuple[int, bytes], int] = {}
+        for key in self._plan.names:
+            flags = sum(theirs for ours, theirs in _FLAGS if key.flags & ours)
+            names[_KINDS[key.kind], key.text] = flags
+        for name in self._plan.exec_names:
+            names[NAME_EXEC, name] = NAME_HOLD
+        self._kernel.set_names(names)
+        self._watch_files()
+        flags = MASK_CANDIDATES if len(self.selectors) else 0
+        flags |= MASK_EXEC_ALL if self._plan.exec_all else 0
+        # Not the policy's own number: that starts anew with every engine, the map does not.
+        self._kernel.set_settings(flags, self._kernel.generation() + 1)
+        for name in self._prepared & self._policy.workloads.keys():
+            self.prepare(name)
+
+    def _watch_files(self) -> None:
+        """Watches the files that exist under watched names now by inode: a hard link is the file."""
+        self._kernel.forget_files()
+        room = _FILES_MAX
+        for rule in self._policy.rules:
+            if rule.on != "file.open":
+                continue
+            flags = NAME_HOLD if rule.action in _BINDING else NAME_WATCH
+            if rule.match.access == ("write",):
+                flags |= NAME_WRITE_ONLY
+            for path in _existing(rule.match.path or ()):
+                if room and self._kernel.watch_file(path, flags):
+                    room -= 1
+
+
+def _existing(globs: tuple[str, ...] | list[str]) -> list[str]:
+    """Files that match now; globs over whole trees (`**`) are left to the name filter."""
+    homes = ["/root", *globbing.glob("/home/*")]
+    found: list[str] = []
+    for text in globs:
+        if text.startswith("!"):
+            continue
+        for one in expand_braces(text):
+            if "**" in one or one.startswith("/proc/"):
+                continue
+            places = [home + one[1:] for home in homes] if one.startswith("~") else [one]
+            for place in places:
+                found += globbing.glob(place)
+    return [path for path in found if os.path.isfile(path)]

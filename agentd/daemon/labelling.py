@@ -1,0 +1,250 @@
+"""Sessions and the kernel together: labels, control groups, the system call path.
+
+The registry says which sessions there are; here they get their labels in the kernel, their cgroup
+with its network rules, and their events. The system call program is attached while a session is.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from agentd.daemon import channel
+from agentd.daemon.report import Reporter
+from agentd.errors import AgentdError
+from agentd.kernel.maps import KernelMaps
+from agentd.workloads import discovery
+from agentd.workloads.cgroups import CgroupError, CgroupTree
+from agentd.workloads.identity import ProcessInfo, ProcessKey
+from agentd.workloads.model import Workload
+from agentd.workloads.processes import ProcessTable
+from agentd.workloads.procfs import read_process
+from agentd.workloads.selectors import Selectors
+from agentd.workloads.sessions import Session, SessionRegistry
+
+Prepare = Callable[[str], Workload | None]
+"""Makes the kernel's settings for a workload ready; None if there is no such workload."""
+
+
+class Labelling:
+    """Starts, joins and ends sessions."""
+
+    def __init__(
+        self,
+        kernel: KernelMaps,
+        registry: SessionRegistry,
+        table: ProcessTable,
+        reporter: Reporter,
+        supervisor: socket.socket,
+    ) -> None:
+        self._kernel = kernel
+        self.registry = registry
+        self.table = table
+        self._reporter = reporter
+        self._supervisor = supervisor
+        self._watching = False
+        self._guarded: set[str] = set()
+        self._cgroups, self.cgroup_finding = CgroupTree.find()
+        self.own: set[int] = {os.getpid(), os.getppid()}
+        self.selectors = Selectors(())
+        self.prepare: Prepare = lambda _name: None
+        self.changed = False
+
+    def ask_supervisor(self, message: dict[str, Any]) -> dict[str, Any]:
+        """One request to the process that owns the attachments. Raises AgentdError if it is gone."""
+        try:
+            channel.send(self._supervisor, message)
+            heard = channel.receive(self._supervisor)
+        except OSError as error:
+            raise AgentdError(f"the supervisor is gone: {error}") from error
+        if heard is None:
+            raise AgentdError("the supervisor is gone")
+        return heard[0]
+
+    def run(self, pid: int, workload: str, task: dict[str, Any] | None) -> Session:
+        """A session whose root is process `pid`, which waits for the answer.
+
+        Raises SessionError if it belongs to one already, AgentdError if the workload is unknown.
+        """
+        info = read_process(pid)
+        if info is None:
+            raise AgentdError(f"process {pid} is gone")
+        label = self._kernel.label_of(pid)
+        if label is not None and label.start_ns // 10**7 == info.key.start_ns // 10**7:
+            present = self.registry.by_number(label.session)
+            raise AgentdError(
+                f"process {pid} belongs to session {present.id if present else label.session}"
+                " already; a process cannot leave its session"
+            )
+        session = self._create(self.table.add(info), workload, task)
+        self._enclose(session, pid)
+        return session
+
+    def assign(self, info: ProcessInfo, workload: str, joined: Session | None) -> Session:
+        """`discovery.Assign`: the process joins a session, or becomes the root of a new one."""
+        if joined is None:
+            return self._create(info, workload, None)
+        self._set_label(info, joined)
+        return joined
+
+    def discover(self) -> int:
+        """Labels what runs already; returns how many processes."""
+        found = discovery.discover(
+            self.selectors,
+            self.assign,
+            table=self.table,
+            registry=self.registry,
+            own=self.own,
+        )
+        return len(found)
+
+    def candidate(self, pid: int) -> None:
+        """An unlabelled process has executed something: does a selector match now?"""
+        if pid in self.own or not len(self.selectors):
+            return
+        info = read_process(pid)
+        if info is None:
+            return
+        info = self.table.add(info)
+        workload = self.selectors.match(
+            info,
+            discovery.read_environ,
+            lambda: [above.exe for above in self.table.ancestors(info)],
+        )
+        if workload is not None:
+            discovery.adopt(
+                pid,
+                workload,
+                self.assign,
+                table=self.table,
+                registry=self.registry,
+                own=self.own,
+            )
+
+    def restore(self) -> None:
+        """After an engine restart: what the kernel has labelled meanwhile joins its session."""
+        for tgid, label in self._kernel.labelled():
+            session = self.registry.by_number(label.session)
+            if session is None:
+                self._kernel.unlabel(tgid)
+                continue
+            self.resolve(ProcessKey(tgid, label.start_ns), session)
+        for session in self.registry:
+            if self.prepare(session.workload) is None:
+                continue
+            if session.cgroup:
+                self._guarded.add(session.cgroup)
+        self._watch()
+
+    def resolve(self, key: ProcessKey, session: Session) -> ProcessInfo:
+        """The process of a record, entered into table and session if it is new to them."""
+        info = self.table.get(key)
+        if info is None:
+            read = read_process(key.tgid)
+            if read is None or read.key.start_ns // 10**7 != key.start_ns // 10**7:
+                read = ProcessInfo(key, 0, None, 0, 0, "", (), "")
+            info = self.table.add(read)
+        if info.session is None and info.exited_ns is None:
+            info.session = session.number
+            self.registry.add_process(session, info.key)
+        return info
+
+    def ended(self, session: Session) -> None:
+        """The registry has lost the last process of a session: end it, if the kernel agrees."""
+        for tgid, label in self._kernel.labelled():
+            if label.session == session.number:
+                # Its fork record was folded into a count, or lost.
+                self.registry.revive(session)
+                self.resolve(ProcessKey(tgid, label.start_ns), session)
+                return
+        self._reporter.session_event("session.end", self._reporter.clock.now(), session, None, {})
+        self._reporter.forget(session)
+        self.changed = True
+        if session.cgroup:
+            self._guarded.discard(session.cgroup)
+            self.ask_supervisor({"op": "unguard", "cgroup": session.cgroup})
+            if self._cgroups is not None:
+                self._cgroups.remove(self._directory(session.cgroup))
+        self._watch()
+
+    def reap(self) -> None:
+        """Now and then: control groups that were still in use, processes whose exit was lost."""
+        if self._cgroups is not None:
+            self._cgroups.reap()
+        for session in self.registry.sweep():
+            self.ended(session)
+
+    def guarded(self, session: Session) -> bool:
+        """Whether the kernel refuses this session's connections by itself."""
+        return session.cgroup is not None and session.cgroup in self._guarded
+
+    def clean_cgroups(self) -> None:
+        if self._cgroups is not None:
+            self._cgroups.clean(keep={session.id for session in self.registry})
+
+    def close(self) -> None:
+        if self._cgroups is not None:
+            self._cgroups.close()
+
+    def _create(self, info: ProcessInfo, name: str, task: dict[str, Any] | None) -> Session:
+        workload = self.prepare(name)
+        if workload is None:
+            raise AgentdError(f"there is no workload {name!r}; `agentd ps` lists them")
+        session = self.registry.create(
+            name,
+            info.key,
+            uid=info.uid,
+            started_ns=self._reporter.clock.epoch(self._reporter.clock.now()),
+            posture=workload.posture,
+            on_failure=workload.on_failure,
+            task=task,
+        )
+        self.changed = True
+        self._watch()
+        self._set_label(info, session)
+        self._reporter.session_event(
+            "session.start", self._reporter.clock.now(), session, info, {"root": info.key.tgid}
+        )
+        return session
+
+    def _set_label(self, info: ProcessInfo, session: Session) -> None:
+        self._kernel.label(
+            info.key.tgid, info.key.start_ns, session.number, session.workload_number
+        )
+        info.session = session.number
+        self.registry.add_process(session, info.key)
+
+    def _enclose(self, session: Session, pid: int) -> None:
+        """A control group of its own, so that the kernel can refuse connections. Best effort."""
+        if self._cgroups is None:
+            return
+        try:
+            group = self._cgroups.create(session.id, pid)
+        except CgroupError as error:
+            self._reporter.daemon_event("daemon.warning", {"text": str(error)})
+            return
+        directory = str(group.directory)
+        answer = self.ask_supervisor({"op": "guard", "cgroup": directory})
+        try:
+            self._cgroups.move(group, pid)
+        except CgroupError as error:
+            self._reporter.daemon_event("daemon.warning", {"text": str(error)})
+            self.ask_supervisor({"op": "unguard", "cgroup": directory})
+            self._cgroups.remove(group.directory)
+            return
+        session.cgroup = directory
+        if answer.get("error") is None:
+            self._guarded.add(directory)
+
+    @staticmethod
+    def _directory(cgroup: str) -> Any:
+        from pathlib import Path  # noqa: PLC0415
+
+        return Path(cgroup)
+
+    def _watch(self) -> None:
+        """The system call program is attached exactly while there is a session."""
+        wanted = len(self.registry) > 0
+        if wanted != self._watching:
+            self.ask_supervisor({"op": "syscalls", "on": wanted})
+            self._watching = wanted

@@ -1,0 +1,295 @@
+"""The supervisor: owns the eBPF programs, starts engine and publisher, and judges in their place.
+
+It stays small on purpose (no pydantic, no parser): whatever hostile input does to the engine,
+this process goes on, releases what was held within its next tick and starts a new engine. The
+programs, their maps and the control socket are its own, so labels survive the engine.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from agentd.daemon import channel
+from agentd.daemon.standin import StandIn
+from agentd.errors import AgentdError
+from agentd.kernel.libbpf import KernelError
+from agentd.kernel.sensor import Sensor
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 78
+_TICK_S = 0.02
+_IDLE_S = 1.0
+_STOP_S = 5.0
+_BACKOFF_S = (0.0, 0.0, 0.1, 0.5, 1.0)
+_STEADY_S = 10.0
+_RELEASE_ALL_NS = 1_000_000_000
+
+
+class Child:
+    """One supervised process: started, restarted with a backoff, stopped."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.process: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self._started = 0.0
+        self._not_before = 0.0
+
+    def start(self, argv: list[str], pass_fds: tuple[int, ...], env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(argv, pass_fds=pass_fds, env=os.environ | env)
+        self._started = time.monotonic()
+
+    def reap(self) -> int | None:
+        """The exit status if it has just ended, else None."""
+        if self.process is None:
+            return None
+        status = self.process.poll()
+        if status is None:
+            return None
+        self.process = None
+        lived = time.monotonic() - self._started
+        self._failures = 0 if lived > _STEADY_S else self._failures + 1
+        pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self._not_before = time.monotonic() + pause
+        return status
+
+    def due(self) -> bool:
+        return self.process is None and time.monotonic() >= self._not_before
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL after five seconds."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+class Supervisor:
+    def __init__(self, engine_arguments: list[str]) -> None:
+        self._engine_arguments = engine_arguments
+        self._sensor = Sensor()
+        self._engine = Child("engine")
+        self._publisher = Child("publisher")
+        self._channel: socket.socket | None = None
+        self._listener: socket.socket | None = None
+        self._lock: int | None = None
+        self._config: dict[str, Any] = {}
+        self._engine_ready = False
+        self._ever_ready = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._publisher_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._released: list[dict[str, Any]] = []
+        self._stopping = False
+
+    def run(self) -> int:
+        """Until a signal asks to stop, or the engine refuses the configuration at the start."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._start_engine()  # its imports and our loading run at the same time
+        self._sensor.load()
+        self._stand_in = StandIn(self._sensor.maps["holds"], self._sensor.maps["workloads"])
+        try:
+            return self._loop()
+        finally:
+            self._shut_down()
+
+    def _loop(self) -> int:
+        while not self._stopping:
+            self._wait()
+            status = self._engine.reap()
+            if status is not None:
+                self._engine_gone(status)
+                if not self._ever_ready:
+                    return status if status > 0 else EXIT_FAILED
+            self._publisher_gone(self._publisher.reap())
+            if not self._engine_ready:
+                self._released += self._stand_in.release_all(
+                    time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                )
+            if self._engine.due() and not self._stopping:
+                self._start_engine()
+            if self._ever_ready and self._publisher_wanted() and self._publisher.due():
+                self._start_publisher()
+        return 0
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if self._channel is not None:
+            poll.register(self._channel, select.POLLIN)
+        timeout = _IDLE_S if self._engine_ready else _TICK_S
+        for fd, _ in poll.poll(timeout * 1000):
+            if fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 512)
+            else:
+                self._hear_engine()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number in {signal.SIGTERM, signal.SIGINT}:
+            self._stopping = True
+        elif number == signal.SIGHUP and self._engine.process is not None:
+            self._engine.process.send_signal(signal.SIGHUP)
+
+    def _start_engine(self) -> None:
+        ours, theirs = channel.pair()
+        self._channel = ours
+        with theirs:
+            argv = [sys.executable, "-m", "agentd.daemon.engine", "--channel", str(theirs.fileno())]
+            self._engine.start(argv + self._engine_arguments, (theirs.fileno(),), {})
+
+    def _hear_engine(self) -> None:
+        if self._channel is None:
+            return
+        heard = channel.receive(self._channel)
+        if heard is None:
+            self._channel.close()
+            self._channel = None
+            return
+        message, _ = heard
+        match message["op"]:
+            case "config":
+                self._config = message["config"]
+                self._open_runtime()
+                self._send_kernel()
+            case "syscalls":
+                self._sensor.watch_syscalls(message["on"])
+                channel.send(self._channel, {"op": "done"})
+            case "guard":
+                answer = self._guard(message["cgroup"])
+                channel.send(self._channel, {"op": "done", "error": answer})
+            case "unguard":
+                self._sensor.unguard(message["cgroup"])
+                channel.send(self._channel, {"op": "done"})
+            case "take-over":
+                # From here on the engine judges; what was released before is told to it.
+                self._engine_ready = True
+                channel.send(self._channel, {"op": "yours", "released": self._released[:500]})
+                self._released.clear()
+            case "ready":
+                self._announce()
+
+    def _guard(self, cgroup: str) -> str | None:
+        try:
+            self._sensor.guard(cgroup)
+        except (OSError, KernelError) as error:
+            return str(error)
+        return None
+
+    def _open_runtime(self) -> None:
+        """Lock and control socket: once, they outlive engines."""
+        if self._listener is not None:
+            return
+        runtime = Path(self._config["runtime_dir"])
+        runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise AgentdError(
+                f"another agentd runs with {runtime}; stop it first, or give this one its own"
+                " runtime_dir"
+            ) from None
+        self._lock = lock
+        self._sensor.attach()
+        path = runtime / "control.sock"
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        path.chmod(0o666)
+        self._listener.listen(64)
+
+    def _send_kernel(self) -> None:
+        if self._channel is None or self._listener is None:
+            return
+        maps = list(self._sensor.maps.values())
+        message = {
+            "op": "kernel",
+            "maps": [[m.name, m.key_size, m.value_size, m.max_entries] for m in maps],
+            "restart": self._ever_ready,
+        }
+        fds = (self._listener.fileno(), self._publisher_wake, *(m.fd for m in maps))
+        channel.send(self._channel, message, fds)
+
+    def _announce(self) -> None:
+        self._ever_ready = True
+        address = os.environ.get("NOTIFY_SOCKET")
+        if address:
+            if address.startswith("@"):
+                address = "\0" + address[1:]
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+                notify.connect(address)
+                notify.send(b"READY=1")
+
+    def _engine_gone(self, status: int) -> None:
+        self._engine_ready = False
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if not self._stopping and self._ever_ready:
+            _log(
+                f"engine ended with status {status}; its held calls are released, a new one starts"
+            )
+
+    def _publisher_wanted(self) -> bool:
+        return bool(self._config.get("nats", {}).get("servers"))
+
+    def _start_publisher(self) -> None:
+        config = os.memfd_create("agentd-config", 0)
+        os.write(config, json.dumps(self._config).encode())
+        os.lseek(config, 0, os.SEEK_SET)
+        argv = [sys.executable, "-m", "agentd.stream", "--config-json", str(config)]
+        argv += ["--wake-fd", str(self._publisher_wake)]
+        self._publisher.start(argv, (config, self._publisher_wake), {})
+        os.close(config)
+
+    def _publisher_gone(self, status: int | None) -> None:
+        if status is not None and not self._stopping:
+            _log(f"publisher ended with status {status}; events wait in the journal")
+
+    def _shut_down(self) -> None:
+        self._stopping = True
+        self._engine.stop()
+        self._stand_in.release_all(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _RELEASE_ALL_NS)
+        self._publisher.stop()
+        self._sensor.close()
+        if self._listener is not None:
+            self._listener.close()
+            (Path(self._config["runtime_dir"]) / "control.sock").unlink(missing_ok=True)
+
+
+def _log(text: str) -> None:
+    print(f"agentd: {text}", file=sys.stderr, flush=True)
+
+
+def main(config_path: str | None, rules: list[str], foreground: bool) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. Returns the exit code (78: bad configuration)."""
+    if os.geteuid() != 0:
+        _log("the daemon must run as root: it loads eBPF programs")
+        return 77
+    arguments = [f"--rules={directory}" for directory in rules]
+    if config_path:
+        arguments.append(f"--config={config_path}")
+    if foreground:
+        arguments.append("--foreground")
+    try:
+        return Supervisor(arguments).run()
+    except AgentdError as error:
+        _log(str(error))
+        return EXIT_FAILED

@@ -1,0 +1,163 @@
+"""Verdicts on what is not an MCP message, and how they are carried out on this tier."""
+
+from typing import Any
+
+from agentd.daemon.inforce import PolicyInForce
+from agentd.daemon.report import Reporter, describe
+from agentd.enforce.approvals import Approvals, Waiting
+from agentd.enforce.stops import Stops, kill_process, kill_session
+from agentd.kernel.maps import HoldValue, KernelMaps
+from agentd.kernel.wire import ACCESS_READ, ACCESS_WRITE
+from agentd.policy.evaluator import Decision
+from agentd.policy.model import ACTION_RANK
+from agentd.workloads.identity import ProcessInfo
+from agentd.workloads.sessions import Session
+
+_STOPPING = frozenset({"deny", "hold", "kill"})
+
+
+class Verdicts:
+    """Judges, and acts: a stopped process goes on or dies, one that has acted already dies."""
+
+    def __init__(
+        self,
+        kernel: KernelMaps,
+        stops: Stops,
+        approvals: Approvals,
+        policy: PolicyInForce,
+        reporter: Reporter,
+    ) -> None:
+        self._kernel = kernel
+        self._stops = stops
+        self._approvals = approvals
+        self._policy = policy
+        self._reporter = reporter
+
+    def judge(self, on: str, session: Session, subject: dict[str, Any]) -> Decision | None:
+        """What the rules say of one event; the marks it leaves are set on the session."""
+        decision = self._policy.evaluator.evaluate(on, session.workload, subject, session)
+        if decision is not None:
+            session.labels.update(decision.marks)
+        return decision
+
+    def judge_open(self, session: Session, path: str, access: int) -> Decision | None:
+        """A descriptor for both is judged as both; the more severe verdict counts."""
+        worst: Decision | None = None
+        for bit, name in ((ACCESS_WRITE, "write"), (ACCESS_READ, "read")):
+            if access & bit:
+                decision = self.judge("file.open", session, {"path": path, "access": name})
+                if decision and (
+                    worst is None or ACTION_RANK[decision.verdict] > ACTION_RANK[worst.verdict]
+                ):
+                    worst = decision
+        return worst
+
+    def settle(  # noqa: PLR0917 (a hold and its event)
+        self,
+        cls: str,
+        parts: dict[str, Any],
+        decision: Decision | None,
+        hold: HoldValue,
+        session: Session,
+        info: ProcessInfo,
+    ) -> None:
+        """The verdict on a stopped process, carried out now or when a person has answered."""
+
+        def carry_out(verdict: str, outcome: str, extra: dict[str, Any]) -> None:
+            if outcome == "gone":
+                pass
+            elif verdict == "allow":
+                self._stops.go_on(hold)
+            else:
+                outcome = outcome if outcome == "timeout" else "killed"
+                self._stops.kill(hold)
+                if decision is not None and decision.kill_scope == "session":
+                    kill_session(self._kernel, session.number)
+            described = None
+            if decision is not None:
+                described = describe(decision, session, before_effect=True, outcome=outcome)
+                described["hold_us"] = (self._reporter.clock.now() - hold.time_ns) // 1000
+                described |= extra
+            self._reporter.session_event(cls, hold.time_ns, session, info, parts, described)
+
+        binding = decision is not None and session.posture == "enforce"
+        if decision is None or not binding or decision.verdict not in _STOPPING:
+            carry_out("allow", "allowed", {})
+        elif decision.verdict == "hold":
+            self._wait(cls, parts, decision, hold, session, info, carry_out)
+        else:
+            carry_out(decision.verdict, "killed", {})
+
+    def after_effect(
+        self, decision: Decision | None, session: Session, info: ProcessInfo
+    ) -> dict[str, Any] | None:
+        """Acts on what has happened already: deny and kill end the process. The event's part."""
+        if decision is None:
+            return None
+        outcome = "allowed"
+        if session.posture == "enforce" and decision.verdict in {"deny", "kill"}:
+            outcome = "killed"
+            self.kill(decision, session, info)
+        return describe(decision, session, before_effect=False, outcome=outcome)
+
+    def kill(self, decision: Decision, session: Session, info: ProcessInfo) -> None:
+        """Kills the process, or its whole session where the rule says so."""
+        if decision.kill_scope == "session":
+            kill_session(self._kernel, session.number)
+        else:
+            kill_process(self._kernel, info.key.tgid, info.key.start_ns)
+
+    def _wait(  # noqa: PLR0917
+        self,
+        cls: str,
+        parts: dict[str, Any],
+        decision: Decision,
+        hold: HoldValue,
+        session: Session,
+        info: ProcessInfo,
+        carry_out: Any,
+    ) -> None:
+        hold_id = self._approvals.next_id()
+
+        def resolve(verdict: str, outcome: str, approver: str | None) -> None:
+            extra = {"hold_id": hold_id}
+            if approver:
+                extra["approver"] = approver
+            carry_out(verdict, outcome, extra)
+
+        self._approvals.add(waiting_call(hold_id, hold, decision, session, info, parts, resolve))
+        opened = describe(decision, session, before_effect=True, outcome="held")
+        opened["hold_id"] = hold_id
+        self._reporter.session_event("hold.open", hold.time_ns, session, info, parts, opened)
+
+
+def waiting_call(  # noqa: PLR0917
+    hold_id: str,
+    hold: HoldValue,
+    decision: Decision,
+    session: Session,
+    info: ProcessInfo,
+    parts: dict[str, Any],
+    resolve: Any,
+) -> Waiting:
+    """The entry in the list of waiting calls, with what a person needs to judge it."""
+    timeout = decision.timeout_s or 0.0
+    on_timeout = decision.on_timeout or "deny"
+    return Waiting(
+        id=hold_id,
+        tgid=hold.tgid,
+        since_ns=hold.time_ns,
+        deadline_ns=hold.time_ns + int(timeout * 1e9),
+        on_timeout=on_timeout,
+        describe={
+            "workload": session.workload,
+            "session": session.id,
+            "rule": decision.rule,
+            "reason": decision.reason,
+            "subject": parts,
+            "process": info.to_dict(),
+            "timeout_s": timeout,
+            "on_timeout": on_timeout,
+        },
+        resolve=resolve,
+    )

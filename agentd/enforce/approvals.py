@@ -1,0 +1,71 @@
+"""Held calls that wait for a person, or for their deadline."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Resolve = Callable[[str, str, str | None], None]
+"""Called once with (verdict, outcome, approver): verdict allow, deny or kill."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One held call. Times are CLOCK_BOOTTIME ns; `describe` is what `agentd holds` shows."""
+
+    id: str
+    tgid: int
+    since_ns: int
+    deadline_ns: int
+    on_timeout: str
+    describe: dict[str, Any]
+    resolve: Resolve
+    still_wanted: Callable[[], bool] = field(default=lambda: True)
+
+
+class Approvals:
+    """The calls that wait, by id, each resolved exactly once."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Waiting] = {}
+        self.last_number = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def next_id(self) -> str:
+        self.last_number += 1
+        return f"h{self.last_number}"
+
+    def continue_after(self, number: int) -> None:
+        """Ids go on from `number`, so that a restart does not use one twice."""
+        self.last_number = number
+
+    def add(self, waiting: Waiting) -> None:
+        self._waiting[waiting.id] = waiting
+
+    def all(self) -> list[Waiting]:
+        return list(self._waiting.values())
+
+    def answer(self, hold_id: str, verdict: str, approver: str) -> bool:
+        """A person's answer; False if no call of that id waits (any more)."""
+        waiting = self._waiting.pop(hold_id, None)
+        if waiting is None:
+            return False
+        waiting.resolve(verdict, "allowed" if verdict == "allow" else "denied", approver)
+        return True
+
+    def expire(self, now_ns: int) -> None:
+        """Resolves what has waited too long, and what nobody waits for any more."""
+        for waiting in list(self._waiting.values()):
+            if now_ns >= waiting.deadline_ns:
+                del self._waiting[waiting.id]
+                waiting.resolve(waiting.on_timeout, "timeout", None)
+            elif not waiting.still_wanted():
+                del self._waiting[waiting.id]
+                waiting.resolve("deny", "cancelled", None)
+
+    def gone(self, tgid: int) -> None:
+        """The process that was held has died."""
+        for waiting in [each for each in self._waiting.values() if each.tgid == tgid]:
+            del self._waiting[waiting.id]
+            waiting.resolve("deny", "gone", None)

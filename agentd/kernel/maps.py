@@ -1,0 +1,208 @@
+"""The kernel's maps in the words of the domain: labels, holds, roles, rules, losses."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from agentd.kernel.libbpf import BPF_EXIST, KernelError, Map
+from agentd.kernel.wire import (
+    FILE_ID,
+    HOLD,
+    HOLD_DECIDED,
+    HOLD_STATE_OFFSET,
+    LABEL,
+    MAX_SOCKET_RULES,
+    MAX_WORKLOADS,
+    NAME,
+    NAME_LEN,
+    RULE_EXCEPT,
+    SETTINGS,
+    SOCKET_RULE,
+    U32,
+    U64,
+    WORKLOAD,
+)
+
+_ENOSPC: Final = {7, 28}  # E2BIG, ENOSPC: how a full map answers
+
+
+class LabelValue(NamedTuple):
+    start_ns: int
+    session: int
+    workload: int
+
+
+class HoldValue(NamedTuple):
+    """One held task, as in `struct hold`."""
+
+    id: int
+    time_ns: int
+    start_ns: int
+    tgid: int
+    tid: int
+    session: int
+    workload: int
+    kind: int
+    state: int
+    syscall: int
+    ino: int
+    peer_ino: int
+    address: int
+    length: int
+    iovcnt: int
+    fd: int
+    dev: int
+    access: int
+
+
+class SocketRuleValue(NamedTuple):
+    """One line of a workload's network rules; IPv4 networks in their mapped form."""
+
+    address: bytes
+    prefix: int
+    protocol: int
+    port_low: int
+    port_high: int
+    rule: int
+    is_except: bool
+
+
+class KernelMaps:
+    """Typed access to the shared maps."""
+
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._maps = dict(maps)
+        self.labels = self._maps["labels"]
+        self.holds = self._maps["holds"]
+        self.events = self._maps["events"]
+        self.hold_ring = self._maps["hold_ring"]
+
+    # Labels
+
+    def label(self, tgid: int, start_ns: int, session: int, workload: int) -> None:
+        """Labels a process; what it forks from now on inherits it."""
+        self.labels.put(U32.pack(tgid), LABEL.pack(start_ns, session, workload, 0))
+
+    def unlabel(self, tgid: int) -> None:
+        self.labels.delete(U32.pack(tgid))
+
+    def label_of(self, tgid: int) -> LabelValue | None:
+        value = self.labels.get(U32.pack(tgid))
+        return None if value is None else LabelValue(*LABEL.unpack(value)[:3])
+
+    def labelled(self) -> list[tuple[int, LabelValue]]:
+        """Every labelled process: (tgid, label)."""
+        return [
+            (U32.unpack(key)[0], LabelValue(*LABEL.unpack(value)[:3]))
+            for key, value in self.labels.items()
+        ]
+
+    # Holds
+
+    def is_held(self, hold: HoldValue) -> bool:
+        """False once somebody (the supervisor, an exit) has resolved the hold."""
+        return self.holds.get(U64.pack(hold.id)) is not None
+
+    def held(self) -> list[HoldValue]:
+        return [HoldValue(*HOLD.unpack(value)) for _, value in self.holds.items()]
+
+    def mark_decided(self, hold: HoldValue) -> bool:
+        """Says that the verdict is carried out but for the SIGCONT. False: already resolved."""
+        raw = HOLD.pack(*hold)
+        at = HOLD_STATE_OFFSET
+        value = raw[:at] + U32.pack(HOLD_DECIDED) + raw[at + U32.size :]
+        try:
+            self.holds.put(U64.pack(hold.id), value, BPF_EXIST)
+        except KernelError:
+            return False
+        return True
+
+    def drop_hold(self, hold: HoldValue) -> None:
+        self.holds.delete(U64.pack(hold.id))
+
+    # Channels
+
+    def set_role(self, ino: int, flags: int) -> None:
+        self._maps["roles"].put(U64.pack(ino), U32.pack(flags))
+
+    # Policy
+
+    def set_workload(self, number: int, flags: int, rules: list[SocketRuleValue]) -> None:
+        """What the kernel decides for a workload: ROLE flags and network rules.
+
+        At most 64 network rules; more raise ValueError, nothing is changed then.
+        """
+        if number >= MAX_WORKLOADS:
+            raise ValueError(f"workload number {number}: the kernel side has {MAX_WORKLOADS}")
+        if len(rules) > MAX_SOCKET_RULES:
+            raise ValueError(f"{len(rules)} network rules; the kernel side has {MAX_SOCKET_RULES}")
+        table = self._maps["socket_rules"]
+        conf = self._maps["workloads"]
+        key = U32.pack(number)
+        before = conf.get(key)
+        conf.put(key, WORKLOAD.pack(flags, min(WORKLOAD.unpack(before or bytes(8))[1], len(rules))))
+        for index, rule in enumerate(rules):
+            table.put(
+                U32.pack(number * MAX_SOCKET_RULES + index),
+                SOCKET_RULE.pack(
+                    rule.address,
+                    rule.prefix,
+                    rule.protocol,
+                    rule.port_low,
+                    rule.port_high,
+                    rule.rule,
+                    RULE_EXCEPT if rule.is_except else 0,
+                ),
+            )
+        conf.put(key, WORKLOAD.pack(flags, len(rules)))
+
+    def set_names(self, wanted: Mapping[tuple[int, bytes], int]) -> None:
+        """Replaces the name filter: (kind, text) -> flags. New names come before old ones go."""
+        names = self._maps["names"]
+        fresh = {
+            NAME.pack(kind, text[: NAME_LEN - 1]): flags for (kind, text), flags in wanted.items()
+        }
+        for key, flags in fresh.items():
+            names.put(key, U32.pack(flags))
+        for key in list(names.keys()):
+            if key not in fresh:
+                names.delete(key)
+
+    def watch_file(self, path: str | bytes, flags: int) -> bool:
+        """Watches the inode that `path` is now; False if there is no such file or no room."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        device = os.major(found.st_dev) << 20 | os.minor(found.st_dev)  # MKDEV of linux/kdev_t.h
+        try:
+            self._maps["files"].put(FILE_ID.pack(found.st_ino, device, 0), U32.pack(flags))
+        except KernelError as error:
+            if error.errno in _ENOSPC:
+                return False
+            raise
+        return True
+
+    def forget_files(self) -> None:
+        files = self._maps["files"]
+        for key in list(files.keys()):
+            files.delete(key)
+
+    def set_settings(self, flags: int, generation: int) -> None:
+        self._maps["settings"].put(U32.pack(0), SETTINGS.pack(flags, generation))
+
+    def generation(self) -> int:
+        value = self._maps["settings"].get(U32.pack(0))
+        return int(SETTINGS.unpack(value)[1]) if value else 0
+
+    # Losses
+
+    def losses(self, numbers: Iterable[int]) -> dict[tuple[str, int], int]:
+        """Counts since load: ("ring" | "hold", workload number) -> records lost, holds not taken."""
+        counts: dict[tuple[str, int], int] = {}
+        for source, name in (("ring", "losses"), ("hold", "failed_holds")):
+            for number in numbers:
+                value = self._maps[name].get(U32.pack(number))
+                if value and (count := U64.unpack(value)[0]):
+                    counts[source, number] = count
+        return counts

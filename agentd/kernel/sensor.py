@@ -1,0 +1,182 @@
+"""Loads the BPF objects and attaches them: what the supervisor owns.
+
+The attachments are file descriptors of the process that calls `Sensor.load`, so they live and
+die with it, not with the engine that consumes the rings.
+"""
+
+import os
+import platform
+from importlib.resources import files
+from typing import Final
+
+from agentd.errors import AgentdError
+from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
+from agentd.kernel.wire import U32
+
+OBJECTS: Final = (
+    "attribution",
+    "exec",
+    "syscalls",
+    "files",
+    "changes",
+    "sockets",
+    "mcp",
+    "network",
+)
+
+_RAW_TRACEPOINTS: Final = {
+    "on_fork": "sched_process_fork",
+    "on_exit": "sched_process_exit",
+    "on_exec": "sched_process_exec",
+}
+_CGROUP_PROGRAMS: Final = ("on_connect4", "on_connect6", "on_sendmsg4", "on_sendmsg6")
+
+SYSCALLS: Final[dict[str, dict[str, int]]] = {
+    "x86_64": {
+        "read": 0,
+        "open": 2,
+        "readv": 19,
+        "connect": 42,
+        "accept": 43,
+        "recvfrom": 45,
+        "recvmsg": 47,
+        "bind": 49,
+        "truncate": 76,
+        "rename": 82,
+        "rmdir": 84,
+        "creat": 85,
+        "link": 86,
+        "unlink": 87,
+        "openat": 257,
+        "unlinkat": 263,
+        "renameat": 264,
+        "linkat": 265,
+        "accept4": 288,
+        "renameat2": 316,
+        "openat2": 437,
+    },
+    "aarch64": {
+        "unlinkat": 35,
+        "linkat": 37,
+        "renameat": 38,
+        "truncate": 45,
+        "openat": 56,
+        "read": 63,
+        "readv": 65,
+        "bind": 200,
+        "accept": 202,
+        "connect": 203,
+        "recvfrom": 207,
+        "recvmsg": 212,
+        "accept4": 242,
+        "renameat2": 276,
+        "openat2": 437,
+    },
+}
+"""System call numbers by machine (asm/unistd_64.h, asm-generic/unistd.h)."""
+
+_HANDLERS: Final = {
+    "after_read": ("read",),
+    "after_readv": ("readv",),
+    "after_recvfrom": ("recvfrom",),
+    "after_recvmsg": ("recvmsg",),
+    "after_open": ("open", "openat", "openat2", "creat"),
+    "after_change": ("unlink", "rmdir", "truncate"),
+    "after_change_at": ("unlinkat",),
+    "after_move": ("rename", "link"),
+    "after_move_at": ("renameat", "renameat2", "linkat"),
+    "after_connect": ("connect",),
+    "after_bind": ("bind",),
+    "after_accept": ("accept", "accept4"),
+}
+
+
+def syscall_numbers() -> dict[str, int]:
+    """The numbers of this machine. Raises AgentdError on an architecture that is not known."""
+    try:
+        return SYSCALLS[platform.machine()]
+    except KeyError:
+        raise AgentdError(
+            f"agentd does not know the system calls of {platform.machine()}"
+        ) from None
+
+
+class Sensor:
+    """The loaded programs of the observe tier, their shared maps and their attachments."""
+
+    def __init__(self) -> None:
+        self.maps: dict[str, Map] = {}
+        self._programs: dict[str, Program] = {}
+        self._always: list[int] = []
+        self._syscalls: int | None = None
+        self._guards: dict[str, list[int]] = {}
+
+    def load(self) -> None:
+        """Loads every object. Raises KernelError with libbpf's own words."""
+        folder = files("agentd.kernel") / "objects"
+        for name in OBJECTS:
+            path = folder / f"{name}.bpf.o"
+            if not path.is_file():
+                raise AgentdError(f"{path} is missing; run `make objects` or reinstall agentd")
+            loaded = BpfObject(name, path.read_bytes(), self.maps)
+            for bpf_map in loaded.maps.values():
+                if bpf_map.name in self.maps:
+                    bpf_map.close()
+                else:
+                    self.maps[bpf_map.name] = bpf_map
+            self._programs |= loaded.programs
+            loaded.close()
+        numbers = syscall_numbers()
+        for program, calls in _HANDLERS.items():
+            for call in calls:
+                if call in numbers:
+                    self.maps["syscall_handlers"].put(
+                        U32.pack(numbers[call]), U32.pack(self._programs[program].fd)
+                    )
+        trim_heap()
+
+    def attach(self) -> None:
+        """Attaches what is always on: attribution."""
+        for name, tracepoint in _RAW_TRACEPOINTS.items():
+            self._always.append(self._programs[name].attach_raw_tracepoint(tracepoint))
+
+    def guard(self, cgroup: str) -> None:
+        """Attaches the network rules to one session's cgroup. Raises OSError or KernelError."""
+        cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        links = self._guards.setdefault(cgroup, [])
+        try:
+            for name in _CGROUP_PROGRAMS:
+                links.append(self._programs[name].attach_cgroup(cgroup_fd))
+        except KernelError:
+            self.unguard(cgroup)
+            raise
+        finally:
+            os.close(cgroup_fd)
+
+    def unguard(self, cgroup: str) -> None:
+        for fd in self._guards.pop(cgroup, ()):
+            os.close(fd)
+
+    def watch_syscalls(self, wanted: bool) -> None:
+        """Attaches or detaches the program on the system call path; idempotent."""
+        if wanted and self._syscalls is None:
+            dispatcher = self._programs["on_sys_exit"]
+            self._syscalls = dispatcher.attach_raw_tracepoint("sys_exit")
+        elif not wanted and self._syscalls is not None:
+            os.close(self._syscalls)
+            self._syscalls = None
+
+    def close(self) -> None:
+        """Detaches and unloads everything."""
+        self.watch_syscalls(False)
+        for cgroup in list(self._guards):
+            self.unguard(cgroup)
+        for fd in self._always:
+            os.close(fd)
+        self._always.clear()
+        for program in self._programs.values():
+            os.close(program.fd)
+        for bpf_map in self.maps.values():
+            bpf_map.close()
+        self._programs.clear()
+        self.maps.clear()

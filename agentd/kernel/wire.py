@@ -1,0 +1,299 @@
+"""The Python mirror of bpf/include/wire.h.
+
+Each struct is declared once, as a ctypes structure; `unpacker` derives the format that the hot
+paths use. tests/unit/kernel/test_wire.py compares every member with the BTF of the objects.
+"""
+
+import ctypes
+import struct
+from ctypes import c_char, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
+from typing import Final
+
+COMM_LEN: Final = 16
+NAME_LEN: Final = 64
+UNIX_PATH_LEN: Final = 108
+
+REC_FORK: Final = 1
+REC_EXEC: Final = 2
+REC_EXIT: Final = 3
+REC_CANDIDATE: Final = 4
+REC_OPEN: Final = 5
+REC_CHANGE: Final = 6
+REC_SOCKET: Final = 7
+REC_DATA: Final = 8
+
+ACCESS_READ: Final = 1
+ACCESS_WRITE: Final = 2
+
+SOCKET_CONNECT: Final = 1
+SOCKET_BIND: Final = 2
+SOCKET_ACCEPT: Final = 3
+SOCKET_BLOCKED: Final = 4
+
+DATA_LOST: Final = 1
+
+HOLD_READ: Final = 1
+HOLD_OPEN: Final = 2
+HOLD_EXEC: Final = 3
+
+HOLD_PENDING: Final = 1
+HOLD_STOPPED: Final = 2
+HOLD_DECIDED: Final = 3
+
+HOLDS_REQUESTS: Final = 1
+HOLDS_CLIENT_REQUESTS: Final = 2
+HOLDS_OPENS: Final = 4
+HOLDS_EXECS: Final = 8
+HOLDS_FAIL_CLOSED: Final = 16
+
+ROLE_MCP: Final = 1
+ROLE_TO_SERVER: Final = 2
+ROLE_TO_CLIENT: Final = 4
+ROLE_OTHER: Final = 8
+
+NAME_WATCH: Final = 1
+NAME_HOLD: Final = 2
+NAME_WRITE_ONLY: Final = 4
+
+NAME_BASE: Final = 1
+NAME_SUFFIX: Final = 2
+NAME_DIR: Final = 3
+NAME_PREFIX: Final = 4
+NAME_EXEC: Final = 5
+
+MAX_WORKLOADS: Final = 256
+MAX_SOCKET_RULES: Final = 64
+RULE_EXCEPT: Final = 1
+
+MASK_CANDIDATES: Final = 1
+MASK_EXEC_ALL: Final = 2
+
+
+class Record(ctypes.Structure):
+    _fields_ = (
+        ("kind", c_uint16),
+        ("workload", c_uint16),
+        ("session", c_uint32),
+        ("time_ns", c_uint64),
+        ("start_ns", c_uint64),
+        ("tgid", c_uint32),
+        ("tid", c_uint32),
+        ("uid", c_uint32),
+        ("count", c_uint32),
+        ("comm", c_char * COMM_LEN),
+    )
+
+
+class ForkRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("child_start_ns", c_uint64),
+        ("child", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class ExecRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("parent_start_ns", c_uint64),
+        ("cgroup", c_uint64),
+        ("parent", c_uint32),
+        ("gid", c_uint32),
+        ("exe_len", c_uint32),
+        ("filename_len", c_uint32),
+        ("args_len", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class ExitRecord(ctypes.Structure):
+    _fields_ = (("head", Record), ("code", c_int32), ("pad", c_uint32))
+
+
+class OpenRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("ino", c_uint64),
+        ("dev", c_uint32),
+        ("flags", c_uint32),
+        ("access", c_uint32),
+        ("path_len", c_uint32),
+    )
+
+
+class ChangeRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("op", c_uint32),
+        ("base_len", c_uint32),
+        ("path_len", c_uint32),
+        ("to_base_len", c_uint32),
+        ("to_path_len", c_uint32),
+        ("result", c_int32),
+    )
+
+
+class SocketRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("op", c_uint16),
+        ("family", c_uint16),
+        ("protocol", c_uint16),
+        ("port", c_uint16),
+        ("result", c_int32),
+        ("rule", c_uint32),
+        ("address", c_uint8 * 16),
+        ("path_len", c_uint32),
+        ("path", c_char * UNIX_PATH_LEN),
+    )
+
+
+class DataRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("ino", c_uint64),
+        ("peer_ino", c_uint64),
+        ("fd", c_uint32),
+        ("len", c_uint32),
+        ("flags", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class Hold(ctypes.Structure):
+    _fields_ = (
+        ("id", c_uint64),
+        ("time_ns", c_uint64),
+        ("start_ns", c_uint64),
+        ("tgid", c_uint32),
+        ("tid", c_uint32),
+        ("session", c_uint32),
+        ("workload", c_uint16),
+        ("kind", c_uint16),
+        ("state", c_uint32),
+        ("syscall", c_uint32),
+        ("ino", c_uint64),
+        ("peer_ino", c_uint64),
+        ("address", c_uint64),
+        ("length", c_uint64),
+        ("iovcnt", c_uint32),
+        ("fd", c_uint32),
+        ("dev", c_uint32),
+        ("access", c_uint32),
+    )
+
+
+class Label(ctypes.Structure):
+    _fields_ = (
+        ("start_ns", c_uint64),
+        ("session", c_uint32),
+        ("workload", c_uint16),
+        ("pad", c_uint16),
+    )
+
+
+class Workload(ctypes.Structure):
+    _fields_ = (("flags", c_uint32), ("socket_rules", c_uint32))
+
+
+class Channel(ctypes.Structure):
+    _fields_ = (("partial", c_uint32), ("reads", c_uint32))
+
+
+class Name(ctypes.Structure):
+    _fields_ = (("kind", c_uint32), ("text", c_char * NAME_LEN))
+
+
+class FileId(ctypes.Structure):
+    _fields_ = (("ino", c_uint64), ("dev", c_uint32), ("pad", c_uint32))
+
+
+class SocketRule(ctypes.Structure):
+    _fields_ = (
+        ("address", c_uint8 * 16),
+        ("prefix", c_uint16),
+        ("protocol", c_uint16),
+        ("port_low", c_uint16),
+        ("port_high", c_uint16),
+        ("rule", c_uint32),
+        ("flags", c_uint32),
+    )
+
+
+class Settings(ctypes.Structure):
+    _fields_ = (("flags", c_uint32), ("generation", c_uint32))
+
+
+MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
+    "record": Record,
+    "fork_record": ForkRecord,
+    "exec_record": ExecRecord,
+    "exit_record": ExitRecord,
+    "open_record": OpenRecord,
+    "change_record": ChangeRecord,
+    "socket_record": SocketRecord,
+    "data_record": DataRecord,
+    "hold": Hold,
+    "label": Label,
+    "workload": Workload,
+    "channel": Channel,
+    "name": Name,
+    "file_id": FileId,
+    "socket_rule": SocketRule,
+    "settings": Settings,
+}
+"""The C name of every struct that is mirrored here."""
+
+_CODES: Final[dict[type, str]] = {
+    c_uint8: "B",
+    c_uint16: "H",
+    c_int32: "i",
+    c_uint32: "I",
+    c_uint64: "Q",
+}
+
+
+def _codes(structure: type[ctypes.Structure]) -> str:
+    codes = []
+    for _, kind in structure._fields_:
+        if issubclass(kind, ctypes.Structure):
+            codes.append(_codes(kind))
+        elif issubclass(kind, ctypes.Array):
+            codes.append(f"{kind._length_}s")
+        else:
+            codes.append(_CODES[kind])
+    return "".join(codes)
+
+
+def unpacker(structure: type[ctypes.Structure]) -> struct.Struct:
+    """A `struct.Struct` of the same layout, nested members flattened, arrays as bytes.
+
+    Raises ValueError if the layout needs padding that is not a declared member.
+    """
+    layout = struct.Struct("=" + _codes(structure))
+    if layout.size != ctypes.sizeof(structure):
+        raise ValueError(f"{structure.__name__} has padding that is not declared")
+    return layout
+
+
+RECORD: Final = unpacker(Record)
+FORK: Final = unpacker(ForkRecord)
+EXEC: Final = unpacker(ExecRecord)
+EXIT: Final = unpacker(ExitRecord)
+OPEN: Final = unpacker(OpenRecord)
+CHANGE: Final = unpacker(ChangeRecord)
+SOCKET: Final = unpacker(SocketRecord)
+DATA: Final = unpacker(DataRecord)
+HOLD: Final = unpacker(Hold)
+LABEL: Final = unpacker(Label)
+WORKLOAD: Final = unpacker(Workload)
+NAME: Final = unpacker(Name)
+FILE_ID: Final = unpacker(FileId)
+SOCKET_RULE: Final = unpacker(SocketRule)
+SETTINGS: Final = unpacker(Settings)
+U32: Final = struct.Struct("=I")
+U64: Final = struct.Struct("=Q")
+
+HOLD_STATE_OFFSET: Final = Hold.state.offset
+"""Where `hold.state` is; it is the only member that user space changes."""
