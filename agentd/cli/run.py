@@ -24,7 +24,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from agentd.cli.standin import ALL_SIGNALS, die_with, stand_in
+from agentd.cli.standin import ALL_SIGNALS, Sentinel, die_with, stand_in
 
 EX_UNAVAILABLE = 69
 EX_NOPERM = 77
@@ -56,9 +56,11 @@ def run(
     }
     inherited_ignored = ignored.difference(PYTHON_IGNORES) | _ignored_by_parent()
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # None: we were started with it closed
+            stream.flush()
     wrapper = os.getpid()
+    sentinel = Sentinel()
     child = os.fork()
     if child == 0:
         status = EX_UNAVAILABLE
@@ -70,7 +72,7 @@ def run(
             _complain(f"cannot start {argv[0]}: {error}")
         finally:
             os._exit(status)
-    return stand_in(child)
+    return stand_in(child, sentinel)
 
 
 def _ignored_by_parent() -> set[int]:

@@ -4,12 +4,15 @@
 # ruff: noqa: PTH208
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
 import socket
+import time
 
-SENTINEL_TIMEOUT_S = 0.2
+SENTINEL_TIMEOUT_S = 1.0
+MERGED_S = 0.1
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -21,14 +24,14 @@ CHANGES = os.WEXITED | os.WSTOPPED | os.WCONTINUED | os.WNOHANG
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def stand_in(child: int) -> int:
+def stand_in(child: int, sentinel: "Sentinel") -> int:
     """Follow the command in process `child` to its end; returns its exit code.
 
     Does not return if a signal killed it: this process then dies of the same signal. All signals
-    must have been blocked since before the fork. Lets go of every open file.
+    must have been blocked since before the forks. Lets go of every open file.
     """
-    _let_go_of_files()
-    return _StandIn(child).wait()
+    let_go_of_files(sentinel.file)
+    return _StandIn(child, sentinel).wait()
 
 
 def die_with(wrapper: int) -> None:
@@ -38,22 +41,24 @@ def die_with(wrapper: int) -> None:
         os._exit(1)
 
 
-class _Sentinel:
+class Sentinel:
     """A process in the job that only tells whether a signal was meant for the whole group.
 
     kill(2) on a group looks like kill(2) on the wrapper alone, but reaches the sentinel too, and
     the command by itself: passing it on would double it. The kernel signals the youngest process
-    of a group first, so the sentinel has it before the wrapper.
+    of a group first, so the sentinel has it before the wrapper. To be made before the command,
+    with all signals blocked.
     """
 
     def __init__(self) -> None:
-        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, other = (_above_standard_files(end) for end in pair)
         wrapper = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                self._socket.close()
                 die_with(wrapper)
+                let_go_of_files(other.fileno())
                 while number := other.recv(1):
                     taken = signal.sigtimedwait({number[0]}, 0)
                     other.send(bytes([number[0], taken is not None]))
@@ -61,6 +66,11 @@ class _Sentinel:
                 os._exit(0)
         other.close()
         self._socket.settimeout(SENTINEL_TIMEOUT_S)
+
+    @property
+    def file(self) -> int:
+        """The descriptor that the wrapper needs to ask; closed at exec."""
+        return self._socket.fileno()
 
     def got(self, number: int) -> bool:
         """Whether the group was sent this signal since the last question; forgets it."""
@@ -79,15 +89,22 @@ class _Sentinel:
         os.waitpid(self.pid, 0)
 
 
+def _above_standard_files(end: socket.socket) -> socket.socket:
+    """The same socket on a descriptor above 2, also if the caller gave us those closed."""
+    with end:
+        return socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
+
+
 class _StandIn:
     """The parent's side: from the fork of the command to its end, all signals blocked."""
 
-    def __init__(self, child: int) -> None:
+    def __init__(self, child: int, sentinel: Sentinel) -> None:
         self._child = child
         self._held = False
         self._stop_after_hold = False
+        self._to_group: dict[int, tuple[int, float]] = {}
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._sentinel = _Sentinel()
+        self._sentinel = sentinel
 
     def wait(self) -> int:
         """Serve until the command has ended; its exit code, or death by its signal."""
@@ -99,19 +116,29 @@ class _StandIn:
             received = signal.sigwaitinfo(ALL_SIGNALS)
             if received.si_signo == signal.SIGCHLD:
                 continue
-            self._pass_on(received.si_signo, from_process=received.si_code <= 0)
+            self._pass_on(received)
 
-    def _pass_on(self, number: int, *, from_process: bool) -> None:
+    def _pass_on(self, received: signal.struct_siginfo) -> None:
         """Send the command what a process sent to the wrapper alone.
 
         What the kernel (the terminal) sends goes to the whole group. SIGCONT is never passed on
         here: the command may be held.
         """
-        to_group = self._sentinel.got(number)
+        number = received.si_signo
+        to_group = self._was_to_group(number, received.si_pid)
         if self._held and number == signal.SIGTSTP:
             self._stop_after_hold = True
-        elif from_process and not to_group and number != signal.SIGCONT:
+        elif received.si_code <= 0 and not to_group and number != signal.SIGCONT:
             os.kill(self._child, number)
+
+    def _was_to_group(self, number: int, sender: int) -> bool:
+        """Ask the sentinel; two in quick succession may have merged into one there."""
+        now = time.monotonic()
+        if self._sentinel.got(number):
+            self._to_group[number] = (sender, now)
+            return True
+        last_sender, last = self._to_group.get(number, (0, -MERGED_S))
+        return sender == last_sender and now - last < MERGED_S
 
     def _take_changes(self) -> "os.waitid_result | None":
         """Follow the command's stops and continuations; the result of its end, if it has ended."""
@@ -158,9 +185,13 @@ def _die(number: int) -> int:
     return 128 + number
 
 
-def _let_go_of_files() -> None:
-    """Leave the terminal, pipes and files to the command: a closed end must be closed for good."""
+def let_go_of_files(keep: int) -> None:
+    """Leave terminal, pipes and files to the command: an end that it closes is closed for good.
+
+    Every descriptor but `keep` (not 0, 1 or 2) is closed or becomes /dev/null.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)

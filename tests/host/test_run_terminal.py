@@ -83,13 +83,13 @@ def test_ctrl_z_fg_bg(terminal: Terminal) -> None:
 
 def test_kill_job_arrives_once(terminal: Terminal) -> None:
     terminal.type("agentd-run count SIGTERM SIGHUP &\n")
-    terminal.expect(r"ready (\d+)\r\n")
+    child = int(terminal.expect(r"ready (\d+)\r\n")[1])
     for _ in range(5):
         terminal.type("kill %1\n")
         terminal.expect("got SIGTERM\r\n")
     assert "got" not in terminal.rest()
     terminal.type("kill -KILL %1\n")
-    terminal.expect("PROMPT> ")
+    until(lambda: state(child) in {"", "Z"})
 
 
 def test_background_reader_stops_the_job(terminal: Terminal) -> None:

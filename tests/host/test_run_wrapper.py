@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -184,6 +185,15 @@ def test_files_are_those_inherited(server: ControlServer) -> None:
     os.close(read)
     os.close(write)
     assert through.stdout == direct.stdout
+
+
+def test_standard_files_may_be_closed(server: ControlServer) -> None:
+    start = shlex.join(wrapped(server.path))
+    for command in ("sh -c 'exit 7' <&- >&- 2>&-", "sh -c 'exit 7' <&-", "sh -c 'exit 7' >&-"):
+        result = subprocess.run(
+            ["sh", "-c", f"{start} {command}"], check=False, env=environment(), timeout=WAIT_S
+        )
+        assert result.returncode == 7
 
 
 def test_environment_is_the_one_given(server: ControlServer) -> None:
