@@ -76,7 +76,7 @@ $(VENV)/.dev: pyproject.toml bpf/build.py | $(VENV)/bin/python
 
 tests/node_modules/.done: tests/package.json tests/package-lock.json $(VENV)/.dev
 	@echo "npm ci (tests)"
-	@cd tests && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@cd tests && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # ---- what people do ----------------------------------------------------------------------

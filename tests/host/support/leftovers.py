@@ -19,7 +19,6 @@ from tests.host.support.processes import describe, living_descendants, reap_orph
 
 _BPFFS = Path("/sys/fs/bpf")
 _DEFAULT_PLACES = (Path("/run/agentd"), Path("/var/lib/agentd"), Path("/etc/agentd"))
-_SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +94,12 @@ def foreign_daemons() -> list[str]:
     return found
 
 
-def leftovers(before: HostState) -> list[str]:
-    """List what this run leaves behind, after giving the kernel some seconds to free things.
+def leftovers(before: HostState, settle_s: float = 5.0) -> list[str]:
+    """List what this run leaves behind, after waiting up to `settle_s` seconds for things to end.
 
     Our own processes that still live are killed after they have been listed.
     """
-    deadline = time.monotonic() + _SETTLE_S
+    deadline = time.monotonic() + settle_s
     while True:
         reap_orphans()
         processes = living_descendants()
