@@ -145,6 +145,21 @@ def reader_role(message: Message) -> Role | None:
     return None if _FROM_SERVER_RESULT.isdisjoint(result) else "client"
 
 
+def is_mcp(message: Message) -> bool:
+    """Whether this message shows its stream to be MCP, not another JSON-RPC protocol.
+
+    LSP has `initialize` too, without a protocolVersion, and frames with headers.
+    """
+    if message.kind == "invalid" or "not-jsonrpc" in message.anomalies:
+        return False
+    if message.method == "initialize":
+        params = message.params
+        return type(params) is dict and type(params.get("protocolVersion")) is str
+    if message.method is not None:
+        return message.method in _TO_SERVER or message.method in _TO_CLIENT
+    return reader_role(message) is not None
+
+
 def versions_of(method: str, to: Role) -> frozenset[str] | None:
     """Versions in which `method` may be sent to `to`; None if no table has it (an extension)."""
     table = _VERSIONS_TO_SERVER if to == "server" else _VERSIONS_TO_CLIENT

@@ -56,7 +56,7 @@ class MessageStream:
             self._oversized = self.framer.oversized
             self._forget()
         for frame in frames:
-            if self._early and self._told(frame):
+            if self._early and self._told(frame, lines):
                 continue
             messages = jsonrpc.parse(frame.raw)
             lines.append(Line(frame, messages))
@@ -78,13 +78,14 @@ class MessageStream:
         self._fed = self._early = 0
         self._span = b""
 
-    def _told(self, frame: Frame) -> bool:
+    def _told(self, frame: Frame, lines: list[Line]) -> bool:
         """Whether this line was told before its newline came; anything more on it counts anew."""
         early, self._early = self._early, 0
-        if frame.raw[early:].strip():
+        if frame.raw[early:].strip(b" \t\r"):
             return False
-        self._fed = 0
-        self._span = b""
+        if self._span:  # told as the end of a span: what it is by itself is still to be told
+            lines.append(Line(frame, jsonrpc.parse(frame.raw)))
+        self._forget()
         return True
 
     def _follow(self, frame: Frame, messages: list[Message], lines: list[Line]) -> None:
