@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 from agentd.policy.globs import GlobError, NameGlobs, PathIndex, path_index, split_negated
-from agentd.policy.paths import meant_by
+from agentd.policy.paths import could_be_path, meant_by
+from agentd.policy.regexes import Regex
 
 PATH_STARTS = ("/", "~/", "**/")
-WILD = ("*", "**")
+EVERYWHERE = ("**",)
 REMEMBERED = 1024  # characters
 _INDEX = re.compile(r"[0-9]{1,6}")
 
@@ -101,14 +102,14 @@ class ValuePattern:
     __slots__ = ("_names", "_negative_names", "_negative_paths", "_paths", "_regex", "_some")
 
     def __init__(self, globs: Iterable[str], regex: str | None = None) -> None:
-        """Raise GlobError."""
+        """Raise GlobError or RegexError."""
         positive, negative = split_negated(globs)
         self._some = bool(positive)
         self._paths = _paths_of(positive)
         self._names = _names_of(positive)
         self._negative_paths = _paths_of(negative)
         self._negative_names = _names_of(negative)
-        self._regex = None if regex is None else re.compile(regex, re.DOTALL)
+        self._regex = None if regex is None else Regex(regex)
 
     def match(self, value: Any) -> bool:
         """Whether an argument's value matches."""
@@ -123,24 +124,24 @@ class ValuePattern:
         return not isinstance(value, dict) and self._match_text(json.dumps(value))
 
     def _match_text(self, text: str) -> bool:
-        if self._regex is not None and self._regex.search(text) is None:
+        if self._regex is not None and not self._regex.search(text):
             return False
         if self._some and not self._is_positive(text):
             return False
         if self._negative_names is not None and self._negative_names.match(text):
             return False
-        return self._negative_paths is None or not self._negative_paths.owners(_meant(text))
+        if self._negative_paths is None or not could_be_path(text):
+            return True
+        return not self._negative_paths.owners(_meant(text))
 
     def _is_positive(self, text: str) -> bool:
         if self._names is not None and self._names.match(text):
             return True
         paths = self._paths
-        if paths is None or not text:
+        if paths is None or not text or not could_be_path(text):
             return False
-        if paths.owners(text):
-            return True
         meant = _meant(text)
-        return meant != text and bool(paths.owners(meant))
+        return bool(paths.owners(meant)) or (meant != text and bool(paths.owners(text)))
 
 
 _recently_meant = lru_cache(maxsize=256)(meant_by)
@@ -172,9 +173,26 @@ class Arguments:
     def match(self, arguments: Any) -> bool:
         """Whether the arguments (plain JSON values) satisfy every test."""
         for steps, pattern in self._tests:
-            if len(steps) == 1 and steps[0] not in WILD and isinstance(arguments, dict):
+            if steps == EVERYWHERE:
+                if not _any_scalar(arguments, pattern):
+                    return False
+            elif len(steps) == 1 and steps[0] != "*" and isinstance(arguments, dict):
                 if steps[0] not in arguments or not pattern.match(arguments[steps[0]]):
                     return False
             elif not any(map(pattern.match, values_at(arguments, steps))):
                 return False
         return True
+
+
+def _any_scalar(value: Any, pattern: ValuePattern) -> bool:
+    """Whether any scalar at any depth matches."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+        elif pattern.match(value):
+            return True
+    return False

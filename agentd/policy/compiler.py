@@ -25,6 +25,7 @@ WRITE_ONLY = 4
 
 PROTOCOLS = {"tcp": 6, "udp": 17}  # IANA protocol numbers; 0 is any
 BINDING = frozenset({"deny", "hold", "kill"})
+Place = tuple[Literal[0, 4, 6], bytes, int]  # family, address, prefix length
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
@@ -147,6 +148,9 @@ def _add_names(names: dict[tuple[KeyKind, bytes], int], rule: Rule, plan: Kernel
             keeps_write_only = write_only and (known is None or bool(known & WRITE_ONLY))
             merged = (flags | (known or 0)) & ~WRITE_ONLY
             names[glob.key.kind, glob.key.text] = merged | (WRITE_ONLY if keeps_write_only else 0)
+    if rule.action in BINDING and "write" in (rule.match.access or ("write",)):
+        text = "an open that truncates has emptied the file before it is judged here"
+        plan.notes.append(RuleNote(rule.id, text))
     unfiltered = not globs or any(glob.key is None for glob in globs)
     if unfiltered and rule.action in BINDING:
         _note(plan, rule, "no name, extension or directory to stop opens for writing by")
@@ -178,7 +182,7 @@ def _add_network(plan: KernelPlan, rule: Rule) -> None:
     if any(_covers_mapped(network) for network in [*networks, *excepted]):
         _note(plan, rule, "an IPv6 network that contains ::ffff:0:0/96 would include IPv4 here")
         return
-    any_address = [(0, bytes(16), 0)]
+    any_address: list[Place] = [(0, bytes(16), 0)]
     for family, address, prefixlen in map(_as_bytes, excepted):
         plan.net.append(_net(rule, (family, address, prefixlen), (0, 65535), 0, is_except=True))
     for place in [_as_bytes(network) for network in networks] or any_address:
@@ -189,7 +193,7 @@ def _add_network(plan: KernelPlan, rule: Rule) -> None:
 
 def _net(
     rule: Rule,
-    place: tuple[Literal[0, 4, 6], bytes, int],
+    place: Place,
     ports: tuple[int, int],
     protocol: int,
     *,
@@ -204,7 +208,7 @@ def _covers_mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bo
 
 def _as_bytes(
     network: ipaddress.IPv4Network | ipaddress.IPv6Network,
-) -> tuple[Literal[4, 6], bytes, int]:
+) -> Place:
     packed = network.network_address.packed
     if isinstance(network, ipaddress.IPv4Network):
         return 4, MAPPED.network_address.packed[:12] + packed, network.prefixlen + 96

@@ -230,7 +230,8 @@ def _best_key(components: list[Tokens]) -> Key | None:
             rank = 6 if tokens[0] in COMMON_DIRS else 3
             ranked.append((rank, Key("dir", tokens[0].encode(errors="replace"))))
     fitting = [entry for entry in ranked if len(entry[1].text) <= KEY_BYTES]
-    return min(fitting, key=lambda entry: entry[0])[1] if fitting else None
+    best = min(fitting, key=lambda entry: (entry[0], -len(entry[1].text)), default=None)
+    return best[1] if best else None
 
 
 class PathIndex:

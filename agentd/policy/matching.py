@@ -5,7 +5,6 @@ bounded cache by the names); what it says about arguments is tested rule by rule
 """
 
 import ipaddress
-import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -14,6 +13,7 @@ from agentd.policy.arguments import Arguments, PathPatterns, ValuePattern
 from agentd.policy.globs import NameGlobs, PathIndex, path_index
 from agentd.policy.model import Match, TextTest
 from agentd.policy.paths import canonical
+from agentd.policy.regexes import Regex
 
 Subject = dict[str, Any]
 Test = Callable[[Subject], bool]
@@ -47,14 +47,17 @@ def mcp_names(match: Match) -> Test:
 
 
 def mcp_arguments(match: Match) -> Test | None:
-    """The test of the arguments; for a request without a tool, its params."""
+    """The test of the arguments, or else of the params of a request or the result of a response."""
     if not match.arguments:
         return None
     arguments = Arguments({path: _pattern(text) for path, text in match.arguments.items()})
 
     def test(subject: Subject) -> bool:
-        given = subject.get("arguments")
-        return arguments.match(subject.get("params") if given is None else given)
+        for name in ("arguments", "params", "result"):
+            given = subject.get(name)
+            if given is not None:
+                return arguments.match(given)
+        return False
 
     return test
 
@@ -86,14 +89,14 @@ def exec_argv(match: Match) -> Test | None:
         return None
     wanted = [NameGlobs([glob]) for glob in match.argv.globs if not glob.startswith("!")]
     unwanted = [NameGlobs([glob[1:]]) for glob in match.argv.globs if glob.startswith("!")]
-    regex = None if match.argv.regex is None else re.compile(match.argv.regex, re.DOTALL)
+    regex = None if match.argv.regex is None else Regex(match.argv.regex)
 
     def test(subject: Subject) -> bool:
         argv = [str(argument) for argument in subject.get("argv") or ()]
         return (
             all(any(glob.match(argument) for argument in argv) for glob in wanted)
             and not any(glob.match(argument) for glob in unwanted for argument in argv)
-            and (regex is None or regex.search(" ".join(argv)) is not None)
+            and (regex is None or regex.search(" ".join(argv)))
         )
 
     return test
@@ -111,8 +114,10 @@ class FileTest:
 
     def __call__(self, subject: Subject) -> bool:
         """Whether the subject matches."""
-        if self._access is not None and subject.get("access") not in self._access:
-            return False
+        if self._access is not None:
+            access = subject.get("access") or ()  # "read", "write" or both: "read|write"
+            if not any(kind in access for kind in self._access):
+                return False
         return any(
             (not self.paths.positive or self.paths.match(path))
             and self.paths.allows(path)

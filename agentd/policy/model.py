@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from agentd.policy import cel, globs
 from agentd.policy.arguments import parse_steps
+from agentd.policy.regexes import Regex
 
 RULE_ID = r"^[a-z0-9][a-z0-9-]{0,62}$"
 LABEL = r"^[a-z0-9][a-z0-9:._-]{0,63}$"
@@ -77,17 +78,7 @@ def _value_glob(glob: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise MendError(
-            f"{pattern!r} is not a regular expression: {error}", "see Python's 're' for the syntax"
-        ) from error
-    if re.search(r"(?<!\\)[+*}]\)[+*{]", pattern):
-        raise MendError(
-            f"{pattern!r} repeats a repetition; hostile text could make it run for ever",
-            "write '(a)+' or 'a+', not '(a+)+'",
-        )
+    Regex(pattern)
     return pattern
 
 

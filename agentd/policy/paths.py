@@ -13,6 +13,21 @@ _ROOT_ALIAS = re.compile(r"\A/proc/(?:self|thread-self|[0-9]+)(?:/task/[0-9]+)?/
 _HOME = re.compile(r"\A(?:~|\$HOME|\$\{HOME\})(?=/)")
 _FILE_URI = re.compile(r"\Afile:(?://[^/]*(?=/))?", re.IGNORECASE)
 
+PATH_MAX = 4096  # bytes, Linux; also the most components that a path can have
+LONG = 4 * PATH_MAX
+
+
+def could_be_path(text: str) -> bool:
+    """False only for a text that is still longer than any path when it has been tidied.
+
+    Doubled slashes, `.` and `..` take at most two components each away; file contents, the usual
+    long argument, are told apart without being tidied.
+    """
+    if len(text) <= LONG or text[:5].lower() == "file:":
+        return True
+    removable = text.count("//") + text.count("/./") + text.count("/..")
+    return text.count("/") - 2 * removable <= PATH_MAX
+
 
 def canonical(path: str) -> str:
     """Without `.`, `..`, doubled slashes and the alias `/proc/PID/root`."""
