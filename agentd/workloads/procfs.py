@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from typing import NamedTuple
 
 from agentd.workloads.identity import (
@@ -16,6 +17,7 @@ from agentd.workloads.identity import (
 PF_KTHREAD = 0x00200000
 ENVIRON_MAX = 1 << 20
 _ATTEMPTS = 4
+_EXEC_PAUSE_S = 0.0005
 
 
 class Stat(NamedTuple):
@@ -134,13 +136,18 @@ def _living_thread(process: int) -> int:
 
 
 def _read_image(directory: int) -> tuple[str, bytes]:
-    """Executable and arguments of one and the same exec."""
+    """Executable and arguments of one and the same exec.
+
+    In the middle of an exec the new program shows no arguments yet.
+    """
     exe = os.readlink(b"exe", dir_fd=directory)
     for _ in range(_ATTEMPTS):
         arguments = _read("cmdline", directory, ARGV_BYTES)
         again = os.readlink(b"exe", dir_fd=directory)
-        if again == exe:
+        if again == exe and arguments:
             break
+        if not arguments:
+            time.sleep(_EXEC_PAUSE_S)
         exe = again
     return sys.intern(readable(exe)), arguments
 
