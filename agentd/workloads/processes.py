@@ -16,6 +16,7 @@ from agentd.workloads.identity import (
 )
 from agentd.workloads.procfs import (
     current_key,
+    read_ancestors,
     read_environ,
     read_process,
     read_stat,
@@ -32,6 +33,7 @@ __all__ = [
     "ProcessTable",
     "bounded_argv",
     "current_key",
+    "read_ancestors",
     "read_environ",
     "read_process",
     "read_stat",
@@ -91,12 +93,16 @@ class ProcessTable:
     def add(self, info: ProcessInfo) -> ProcessInfo:
         """Enter a process that was read from `/proc`; returns the record that counts.
 
-        A known process keeps its record (and label). Ancestry and parent link are filled in from
-        the table; a parent that is not in the table is no parent.
+        A known process keeps its record, its label and its lineage; what it executes is brought up
+        to date if it is unlabelled or has executed something else. (`/proc` is no better than the
+        kernel's records: a process can rewrite its own arguments there.) A parent that is not in
+        the table is no parent.
         """
         known = self._live.get(info.key.tgid)
         if known is not None:
             if same_start(known.key, info.key):
+                if known.session is None or known.exe != info.exe:
+                    _refresh(known, info)
                 return known
             self._retire(known, info.key.start_ns)
         parent = self.get(info.parent) if info.parent is not None else None
@@ -276,3 +282,9 @@ class ProcessTable:
 
 def _start(info: ProcessInfo) -> tuple[int, int]:
     return info.key.start_ns, info.key.tgid
+
+
+def _refresh(known: ProcessInfo, read: ProcessInfo) -> None:
+    known.exe, known.argv, known.comm = read.exe, read.argv, read.comm
+    known.uid, known.gid, known.cgroup = read.uid, read.gid, read.cgroup
+    known.forget_fragment()

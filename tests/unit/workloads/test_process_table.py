@@ -166,6 +166,20 @@ def test_a_fork_record_labels_a_process_that_was_read_before_it_came() -> None:
     assert child.session == 7
 
 
+def test_reading_a_known_process_again() -> None:
+    table = ProcessTable()
+    known = table.add(root(100, 1))
+    again = root(100, 1)
+    again.exe, again.argv = "/usr/bin/claude", ("claude",)
+    assert table.add(again) is known
+    assert known.exe == "/usr/bin/claude"
+    assert b"claude" in orjson.dumps(known.fragment)
+    known.session = 3
+    forged = root(100, 1)
+    forged.exe, forged.argv = "/usr/bin/claude", ("innocent",)
+    assert table.add(forged).argv == ("claude",)
+
+
 def test_unknown_processes() -> None:
     table = ProcessTable()
     child = table.fork(ProcessKey(1, 1), ProcessKey(2, 2))

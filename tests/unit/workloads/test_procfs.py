@@ -12,6 +12,7 @@ from agentd.workloads.procfs import (
     current_key,
     parse_cgroup,
     parse_stat,
+    read_ancestors,
     read_environ,
     read_process,
     read_stat,
@@ -38,6 +39,16 @@ def test_this_process() -> None:
     assert same_process(info.key, os.getpid())
     assert not same_process(ProcessKey(info.key.tgid, info.key.start_ns + TICK_NS), os.getpid())
     assert not same_process(info.key, os.getppid())
+
+
+def test_ancestors() -> None:
+    above = read_ancestors(os.getpid())
+    parent = read_process(os.getppid())
+    assert parent is not None
+    assert above[0] == parent.exe
+    assert above[1:] == read_ancestors(os.getppid())
+    assert read_ancestors(1) == []
+    assert read_ancestors(2**22 + 1) == []
 
 
 def test_arguments_and_environment() -> None:
