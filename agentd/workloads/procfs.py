@@ -98,7 +98,7 @@ def read_ancestors(pid: int) -> list[str]:
     while stat is not None and stat.ppid > 0 and len(executables) < _ANCESTORS_MAX:
         parent = stat.ppid
         try:
-            exe = os.readlink(b"/proc/%d/exe" % parent)
+            exe = os.readlink(b"/proc/%d/exe" % parent)  # noqa: PTH115 (bytes: a path need not be text)
             executables.append(readable(exe))
         except OSError:
             break
