@@ -147,6 +147,11 @@ class Journal:
                 self._retry_at = time.monotonic_ns() + _RETRY_NS
         return self._status
 
+    @property
+    def journal_id(self) -> str:
+        """The name of this journal file, by which the publisher's state refers to it."""
+        return self._retention.journal
+
     def sync(self) -> FlushStatus:
         """Flush, and return only when the disk has it (fdatasync of the WAL)."""
         if self.flush() is FlushStatus.OK:
@@ -266,7 +271,7 @@ class Journal:
         if self._retention.unsent:
             ranges = retention.pending_loss(self._con)
             count = sum(part["count"] for part in ranges)
-            self._write_loss({"count": count, "source": "journal.budget", "ranges": ranges})
+            self._write_loss({"count": count, "source": retention.SOURCE, "ranges": ranges})
             self._retention.unsent = False
         if self._since_checkpoint > self._limits.wal_soft:
             self._since_checkpoint = 0
@@ -303,7 +308,7 @@ class Journal:
         time_ns, seq = time.time_ns(), self._seq + 1
         body = self._writer.build("loss", time_ns, None, None, seq, {"loss": loss})
         row = (self._id + 1, self._boot, seq, time_ns, "loss", None, None, None, None, body)
-        self._write([row], clear_loss=loss["source"] == "journal.budget")
+        self._write([row], clear_loss=loss["source"] == retention.SOURCE)
         self._seq, self._id = seq, row[0]
         self._notices.append(body)
 

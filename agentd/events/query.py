@@ -140,14 +140,15 @@ class JournalReader:
 
 
 def open_for_query(path: Path) -> sqlite3.Connection:
-    """A read-only connection, also when the engine is not running and left no WAL behind."""
-    try:
+    """A read-only connection, also when the engine is not running and left no WAL behind.
+
+    Raises sqlite3.OperationalError.
+    """
+    wal, index = Path(f"{path}-wal"), Path(f"{path}-shm")
+    if index.exists() or (wal.exists() and wal.stat().st_size):
         return store.open_reader(path)
-    except sqlite3.OperationalError:
-        # Closed cleanly: without WAL and index a read-only connection cannot start. Nobody writes
-        # then, so the file may be read as it is.
-        if not path.exists() or Path(f"{path}-wal").exists():
-            raise
+    # Closed cleanly: a read-only connection cannot start without WAL and index, and nobody writes,
+    # so the file may be read as it is.
     con = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
     con.execute("SELECT max(id) FROM events").fetchone()
     return con

@@ -13,6 +13,7 @@ from agentd.events import store
 
 MIN_BUDGET = 1 << 20
 LOSS_KEY = "journal.trimmed"
+SOURCE = "journal.budget"
 _VACUUM_PAGES = 256
 
 
@@ -58,7 +59,7 @@ class Retention:
         self._sent_floor = sent_floor
         self.trimmed = 0
         self.unsent = bool(pending_loss(con))  # rows were lost and no loss event says so yet
-        self._journal = store.journal_id(con)
+        self.journal = store.journal_id(con)
         self._rows = 64  # rows in one chunk; follows what they turn out to take
         con.execute(f"PRAGMA journal_size_limit={limits.wal_soft}")
 
@@ -94,11 +95,11 @@ class Retention:
             return False
         upto = int(found[0])
         before = self.file_bytes()
-        floor = upto if self._sent_floor is None else self._sent_floor(self._journal)
+        floor = upto if self._sent_floor is None else self._sent_floor(self.journal)
         with store.transaction(self._con) as con:
-            lost = self._count_unsent(floor, upto) if floor < upto else []
+            lost = self._unsent(floor, upto) if floor < upto else []
             if lost:
-                merged = orjson.dumps(_merge(pending_loss(con), lost)).decode()
+                merged = orjson.dumps(_merge([*pending_loss(con), *lost])).decode()
                 con.execute(store.SET_KEY, (LOSS_KEY, merged))
             deleted = con.execute("DELETE FROM events WHERE id <= ?", (upto,)).rowcount
         self.trimmed += deleted
@@ -107,17 +108,28 @@ class Retention:
         self.unsent = self.unsent or bool(lost)
         return True
 
-    def _count_unsent(self, floor: int, upto: int) -> list[dict[str, Any]]:
+    def _unsent(self, floor: int, upto: int) -> list[dict[str, Any]]:
+        """What is lost with the rows above `floor` up to `upto`, by boot.
+
+        Where a loss event is among them, what it told is lost again and so is told again.
+        """
+        told = self._con.execute(
+            "SELECT body FROM events WHERE id > ? AND id <= ? AND class = 'loss'", (floor, upto)
+        ).fetchall()
+        lost: list[dict[str, Any]] = []
+        for (body,) in told:
+            loss = orjson.loads(body)["loss"]
+            if loss["source"] == SOURCE:
+                lost += loss["ranges"]
         found = self._con.execute(
             "SELECT boots.boot, min(seq), max(seq), count(*)"
             " FROM events JOIN boots ON n = events.boot WHERE id > ? AND id <= ?"
             " GROUP BY events.boot ORDER BY min(id)",
             (floor, upto),
         )
-        return [
-            {"boot": boot, "first": first, "last": last, "count": count}
-            for boot, first, last, count in found
-        ]
+        names = ("boot", "first", "last", "count")
+        lost += (dict(zip(names, row, strict=True)) for row in found)
+        return lost
 
     def _pragma(self, name: str) -> int:
         return int(self._con.execute(f"PRAGMA {name}").fetchone()[0])
@@ -129,16 +141,21 @@ def pending_loss(con: sqlite3.Connection) -> list[dict[str, Any]]:
     return list(orjson.loads(row[0])) if row else []
 
 
-def _merge(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join ranges of the same boot; trimming goes upwards, so only the last can touch."""
-    merged = list(old)
-    for part in new:
-        if merged and merged[-1]["boot"] == part["boot"]:
-            last = merged.pop()
-            count = last["count"] + part["count"]
-            merged.append({**last, "last": part["last"], "count": count})
-        else:
-            merged.append(part)
+def _merge(ranges: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join ranges of the same boot that touch; boots stay in the order they come in."""
+    by_boot: dict[str, list[dict[str, Any]]] = {}
+    for part in ranges:
+        by_boot.setdefault(part["boot"], []).append(part)
+    merged: list[dict[str, Any]] = []
+    for parts in by_boot.values():
+        last: dict[str, Any] | None = None
+        for part in sorted(parts, key=lambda part: int(part["first"])):
+            if last is not None and part["first"] == last["last"] + 1:
+                last["last"] = part["last"]
+                last["count"] += part["count"]
+            else:
+                last = dict(part)
+                merged.append(last)
     return merged
 
 

@@ -94,12 +94,13 @@ def transaction(con: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open the journal to read it, with no way to write the file, its WAL or its WAL index.
+    """Open the journal to read it.
 
     `readonly_shm` maps the WAL index read-only: SQLite (since 3.22) then uses the read marks that
-    the writer keeps up to date and takes only shared locks. All three files are opened by the
-    first query, which this function makes; after it the process may give up the right to open
-    them, and keeps reading. Raises sqlite3.OperationalError while there is no journal to read.
+    the writer keeps up to date and takes only shared locks. SQLite asks to write the WAL even so,
+    and is content when that is refused. All three files are opened by the first query, which this
+    function makes; after it the process may give up the right to open them, and keeps reading.
+    Raises sqlite3.OperationalError while there is no journal to read.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro&readonly_shm=1"
     con = sqlite3.connect(uri, uri=True, timeout=1, isolation_level=None)

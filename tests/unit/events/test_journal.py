@@ -187,16 +187,15 @@ def test_trimming_unsent_rows_leaves_a_loss_event(tmp_path: Path) -> None:
     for _ in range(40):
         fill(journal, 100)
         journal.flush()
-    losses = [orjson.loads(body)["loss"] for body in journal.take_notices()]
-    assert losses
-    ranges = [part for loss in losses for part in loss["ranges"]]
-    first_left = rows(path)[0][2]
+    assert len(journal.take_notices()) > 2
+    # Earlier loss events were trimmed themselves: what is left tells of everything once.
+    found = rows(path)
+    losses = [row[3]["loss"] for row in found if row[3]["class"] == "loss"]
+    ranges = sorted((p for loss in losses for p in loss["ranges"]), key=lambda p: int(p["first"]))
     assert ranges[0]["first"] == 1
-    assert ranges[-1]["last"] == first_left - 1
+    assert ranges[-1]["last"] == found[0][2] - 1
     assert all(b["first"] == a["last"] + 1 for a, b in pairwise(ranges))
-    assert sum(loss["count"] for loss in losses) == first_left - 1
-    in_journal = [row[3]["loss"] for row in rows(path) if row[3]["class"] == "loss"]
-    assert in_journal == losses[-len(in_journal) :]
+    assert sum(loss["count"] for loss in losses) == found[0][2] - 1
 
     sent = journal.stats().seq
     fill(journal, 100)
