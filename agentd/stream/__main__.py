@@ -1,8 +1,8 @@
 """The publisher's process: `python -m agentd.stream --config-json FD_OR_PATH [--wake-fd N]`.
 
-Started as root it opens the journal, its state directory and the secrets, then becomes an ordinary
-user before the first packet is sent. Exit codes: 0 stopped, 1 cannot work (said on stderr),
-75 (EX_TEMPFAIL) start me again.
+Started as root it reads the secrets and opens its state directory, becomes an ordinary user that
+may still read every file, opens the journal, and gives that up too before the first packet is
+sent. Exit codes: 0 stopped, 1 cannot work (said on stderr), 75 (EX_TEMPFAIL) start me again.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--config-json", required=True, metavar="FD_OR_PATH")
     parser.add_argument("--wake-fd", type=int, metavar="FD")
     arguments = parser.parse_args()
+    parent = os.getppid()
     try:
         config = _read(arguments.config_json)
         logging.basicConfig(
@@ -46,8 +47,9 @@ def main() -> int:
             print("agentd-publisher: no NATS server is configured", file=sys.stderr)
             return 1
         state = _state_dir(config)
+        privileges.become(config["publisher"]["user"])
         source = _source(Path(config["journal"]["path"]))
-        privileges.drop(config["publisher"]["user"])
+        privileges.forsake(parent)
         asyncio.run(_run(Publisher(settings, source, state, arguments.wake_fd)))
     except Restart as reason:
         logging.info("starting again: %s", reason)  # noqa: LOG015 (nothing else is set up)

@@ -9,6 +9,7 @@ import base64
 import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlparse
@@ -33,6 +34,8 @@ _API = "$JS.API"
 _NOT_FOUND = {10059, 10014, 10037}
 _PAGE = 500
 _TIMEOUT = 5.0
+CONNECT_S = 5
+_CLOSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +96,26 @@ class Connection:
             options["tls"] = settings.tls
             if settings.tls_hostname:
                 options["tls_hostname"] = settings.tls_hostname
-        await self._nats.connect(
-            self._url,
-            name=f"agentd {settings.host}",
-            allow_reconnect=False,
-            connect_timeout=5,
-            ping_interval=15,
-            error_cb=self._error,
-            closed_cb=self._closed,
-            **options,
+        attempt = asyncio.ensure_future(
+            self._nats.connect(
+                self._url,
+                name=f"agentd {settings.host}",
+                allow_reconnect=False,
+                connect_timeout=CONNECT_S,
+                ping_interval=15,
+                error_cb=self._error,
+                closed_cb=self._closed,
+                **options,
+            )
         )
+        # nats-py itself would try a server that refuses again and again, and only tell `error_cb`.
+        await asyncio.wait((attempt, self.lost), return_when=asyncio.FIRST_COMPLETED)
+        if not attempt.done():
+            attempt.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await attempt
+            self.lost.result()
+        attempt.result()
         self._inbox = self._nats.new_inbox()
         await self._nats.subscribe(f"{self._inbox}.*", cb=self._answered)
 
@@ -111,7 +124,9 @@ class Connection:
         self._fail(errors.ConnectionClosedError())
         # Marks a lost connection as seen, so that asyncio does not complain.
         self.lost.exception()
-        await self._nats.close()
+        # After a failed TLS handshake asyncio (3.11) never calls the transport closed.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._nats.close(), _CLOSE_S)
 
     @property
     def max_payload(self) -> int:

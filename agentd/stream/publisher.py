@@ -22,7 +22,7 @@ import orjson
 from nats import errors
 
 from agentd import paths
-from agentd.stream.jetstream import Ack, Connection
+from agentd.stream.jetstream import Ack, Connection, public_name
 from agentd.stream.settings import Settings
 from agentd.stream.source import Row, Source
 from agentd.stream.state import StateDir
@@ -71,6 +71,7 @@ class Publisher:
         self._window = 1
         self._subjects: dict[tuple[str | None, str], str] = {}
         self._said = ""
+        self._greeting = ""  # to say when the stream has taken an event, or nothing is left to send
 
     def stop(self) -> None:
         """End `run` soon: what is in flight gets two seconds to be acked."""
@@ -92,7 +93,7 @@ class Publisher:
             try:
                 await self._session(server)
             except (StreamError, errors.Error, OSError, TimeoutError, orjson.JSONDecodeError) as e:
-                reason = explain(e, server.rpartition("@")[2])
+                reason = explain(e, public_name(server))
                 self._say(logging.WARNING, f"not streaming: {reason}")
                 if not isinstance(reason, LoginRefused):
                     refused_since = 0.0
@@ -117,7 +118,7 @@ class Publisher:
             await connection.open()
             done = await self._settle(connection)
             behind = self._source.behind(self._progress.floor)
-            self._say(logging.INFO, f"streaming to {connection.server}, {behind} events behind")
+            self._greeting = f"streaming to {connection.server}, was {behind} events behind"
             await self._pump(connection, done)
         finally:
             self._in_flight.clear()
@@ -209,6 +210,7 @@ class Publisher:
             floor = self._in_flight.popleft()
             highest = max(highest, self._stored.pop(floor))
         if floor:
+            self._greet()
             self._progress = replace(self._progress, floor=floor, stream_seq=highest)
 
     def _check(self, connection: Connection) -> None:
@@ -224,6 +226,7 @@ class Publisher:
             raise StreamError(f"{connection.server} acknowledges nothing any more")
 
     async def _idle(self, connection: Connection) -> None:
+        self._greet()
         self._save()
         self._wake.clear()
         if not self._source.after(self._progress.floor, 1):
@@ -262,6 +265,11 @@ class Publisher:
             self._state.save(self._progress)
             self._saved = self._progress
         self._saved_at = time.monotonic()
+
+    def _greet(self) -> None:
+        if self._greeting:
+            self._say(logging.INFO, self._greeting)
+            self._greeting = ""
 
     def _say(self, level: int, text: str) -> None:
         """Log a state once, when it begins."""

@@ -42,7 +42,7 @@ def _login_trouble(error: BaseException, text: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS failed with {{server}}: certificate not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed with {{server}}: {error.reason or text}"
+        return f"TLS failed with {{server}}: {getattr(error, 'reason', '') or text}"
     if isinstance(error, errors.AuthorizationError) or "authoriz" in text or "authentic" in text:
         return "{server} refused the login: {text}"
     return ""
@@ -58,4 +58,4 @@ def refused(answer: dict[str, object], what: str) -> StreamError:
 
 
 def _plain(text: str) -> str:
-    return text.removeprefix("nats:").strip().strip("'\"")
+    return text.removeprefix("nats:").strip().strip("'")

@@ -113,6 +113,11 @@ class Pipeline:
         """Whether the saved state covers the whole journal (ids are numbers in a first boot)."""
         return state.sent_floor(self.state_dir, self.journal.journal_id) >= self.seq
 
+    def descriptors(self) -> int:
+        """How many files and sockets the publisher has open."""
+        assert self.process is not None
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def said(self) -> str:
         return self.log.read_text()
 
