@@ -4,14 +4,14 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# Debian's and Ubuntu's interpreter, never a shim found on PATH: bcc is only installed for it.
+# The distribution's interpreter, never a shim found on PATH.
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PACKAGES := ca-certificates clang libbpf-dev llvm make python3 python3-bpfcc python3-venv
+PACKAGES := ca-certificates clang libbpf-dev llvm make python3 python3-venv
 TEST_PACKAGES := git openssl
 
 # ---- BPF objects -------------------------------------------------------------------------
@@ -62,7 +62,7 @@ apt-test:
 	@$(call apt,$(PACKAGES) $(TEST_PACKAGES))
 
 $(VENV)/bin/python: | apt
-	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml bpf/build.py | $(VENV)/bin/python
 	@echo "pip install -e ."

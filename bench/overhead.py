@@ -31,7 +31,7 @@ from tests.host.support.daemon import ALLOW_ALL, Daemon, workload
 from tests.host.support.processes import become_subreaper, end_tree, wait_until
 
 TARGET_PERCENT = {"idle": 0.5, "labelled": 3.0, "unlabelled": 1.5}
-_C_FILES = 48
+_C_FILES = 96
 _C_SOURCE = """\
 #include <errno.h>
 #include <netinet/in.h>
@@ -102,7 +102,7 @@ class NpmInstall:
 
 
 class CBuild:
-    """`make -j2` over four dozen C files with the usual system headers, and the link."""
+    """`make -j2` over 96 C files with the usual system headers, and the link."""
 
     name = "C build"
 
