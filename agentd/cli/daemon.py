@@ -1,14 +1,11 @@
 """`agentd daemon`: starts the supervisor in place of this process."""
 
 import os
-import site
-import sys
-from pathlib import Path
 
 import click
 
-import agentd
 from agentd.cli.output import Settings
+from agentd.daemon import spawn
 
 
 @click.command()
@@ -29,25 +26,10 @@ def daemon(
     """
     # A fresh interpreter: the supervisor lives for months, and should not carry the command
     # line's libraries (5 MB) in it.
-    arguments = [sys.executable, "-m", "agentd.cli.supervise"]
-    if foreground:
-        arguments.append("--foreground")
+    arguments = ["--foreground"] if foreground else []
     if config or settings.config:
         arguments += ["--config", config or settings.config or ""]
     for directory in rules:
         arguments += ["--rules", directory]
-    os.execve(sys.executable, arguments, environment())  # noqa: S606
-
-
-def environment() -> dict[str, str]:
-    """The environment of the daemon and of what it starts.
-
-    The working directory stays off Python's path: it may be anybody's, and these are root's
-    processes. A checkout that is not installed is put on the path instead.
-    """
-    changed = {**os.environ, "PYTHONSAFEPATH": "1"}
-    root = Path(agentd.__file__).resolve().parent.parent
-    if str(root) not in site.getsitepackages():
-        present = os.environ.get("PYTHONPATH")
-        changed["PYTHONPATH"] = f"{root}{os.pathsep}{present}" if present else str(root)
-    return changed
+    command = spawn.command("agentd.cli.supervise", *arguments)
+    os.execve(command[0], command, spawn.environment())  # noqa: S606

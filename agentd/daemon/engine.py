@@ -29,7 +29,7 @@ from agentd.enforce.approvals import Approvals
 from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
 from agentd.events.journal import FlushStatus, Journal
-from agentd.kernel.libbpf import Map
+from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
 from agentd.stream.state import sent_floor
 from agentd.workloads.processes import ProcessTable
@@ -134,6 +134,7 @@ class Engine:
         self._save()
         gc.collect()
         gc.freeze()
+        trim_heap()
         channel.send(self._supervisor, {"op": "ready"})
 
     def run(self) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agentd.daemon import channel
+from agentd.daemon import channel, spawn
 from agentd.daemon.standin import StandIn
 from agentd.errors import AgentdError
 from agentd.kernel.libbpf import KernelError
@@ -45,7 +45,7 @@ class Child:
         self._not_before = 0.0
 
     def start(self, argv: list[str], pass_fds: tuple[int, ...], env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(argv, pass_fds=pass_fds, env=os.environ | env)
+        self.process = subprocess.Popen(argv, pass_fds=pass_fds, env=spawn.environment() | env)
         self._started = time.monotonic()
 
     def reap(self) -> int | None:
@@ -150,7 +150,7 @@ class Supervisor:
         ours, theirs = channel.pair()
         self._channel = ours
         with theirs:
-            argv = [sys.executable, "-m", "agentd.daemon.engine", "--channel", str(theirs.fileno())]
+            argv = spawn.command("agentd.daemon.engine", "--channel", str(theirs.fileno()))
             self._engine.start(argv + self._engine_arguments, (theirs.fileno(),), {})
 
     def _hear_engine(self) -> None:
@@ -254,7 +254,7 @@ class Supervisor:
         config = os.memfd_create("agentd-config", 0)
         os.write(config, json.dumps(self._config).encode())
         os.lseek(config, 0, os.SEEK_SET)
-        argv = [sys.executable, "-m", "agentd.stream", "--config-json", str(config)]
+        argv = spawn.command("agentd.stream", "--config-json", str(config))
         argv += ["--wake-fd", str(self._publisher_wake)]
         self._publisher.start(argv, (config, self._publisher_wake), {})
         os.close(config)

@@ -6,7 +6,7 @@ die with it, not with the engine that consumes the rings.
 
 import os
 import platform
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from agentd.errors import AgentdError
@@ -113,7 +113,7 @@ class Sensor:
 
     def load(self) -> None:
         """Loads every object. Raises KernelError with libbpf's own words."""
-        folder = files("agentd.kernel") / "objects"
+        folder = Path(__file__).parent / "objects"
         for name in OBJECTS:
             path = folder / f"{name}.bpf.o"
             if not path.is_file():
