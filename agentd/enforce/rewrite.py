@@ -8,7 +8,10 @@ Padding goes inside the object: Go's SDK refuses white space between a message a
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+import orjson
 
 from agentd.mcp import jsonrpc, jsontext, protocol
 from agentd.mcp.jsontext import Member
@@ -74,6 +77,8 @@ def _begin(body: bytes) -> int:
 def _deny_batch(
     body: bytes, begin: int, rule: str, reason: str, indexes: Collection[int] | None
 ) -> Rewrite:
+    if jsontext.is_dense(body):
+        return Rewrite(blank(len(body)), "blank")
     data = bytearray(body.replace(b"\r", b" ").replace(b"\n", b" "))
     spans = jsontext.elements(body, begin)
     wanted = range(len(spans)) if indexes is None else indexes
@@ -94,15 +99,36 @@ def _deny_batch(
 
 def _deny_object(body: bytes, begin: int, rule: str, reason: str) -> Rewrite:
     size = len(body)
+    if jsontext.is_dense(body):
+        body, begin = _sketch(body), 0
     found = jsontext.members(body, begin)
     if kind_of(body) == "response":
-        candidates = _responses(body, found, rule, reason)
+        candidates = _responses(body, found, rule, reason, size)
     else:
-        candidates = _requests(body, found, rule, reason)
+        candidates = _requests(body, found, rule, reason, size)
     for text, level in candidates:
         if len(text) <= size:
             return Rewrite(text[:-1] + blank(size - len(text)) + text[-1:], level)
     return Rewrite(blank(size), "blank")
+
+
+def _sketch(body: bytes) -> bytes:
+    """Write anew what of a message is needed to refuse it, where walking it would take too long."""
+    messages = jsonrpc.parse(body)
+    if not messages:
+        return b"{}"
+    message = messages[0]
+    members = {"jsonrpc": "2.0", "id": message.id, "method": message.method}
+    if message.kind != "request":
+        del members["method" if message.kind == "response" else "id"]
+    if message.kind == "response":
+        members["result"] = None
+    elif type(message.params) is dict and "_meta" in message.params:
+        members["params"] = {"_meta": message.params["_meta"]}
+    try:
+        return orjson.dumps(members)
+    except (TypeError, orjson.JSONEncodeError):
+        return b"{}"
 
 
 def kind_of(body: bytes) -> str:
@@ -148,10 +174,9 @@ def _envelope(body: bytes, found: list[Member]) -> bytes:
 
 
 def _requests(
-    body: bytes, found: list[Member], rule: str, reason: str
+    body: bytes, found: list[Member], rule: str, reason: str, size: int
 ) -> Iterator[tuple[bytes, Level]]:
     """Candidates for the place of a request or notification, best first."""
-    size = len(body)
     head = _envelope(body, found)
     method = text_of(raw_value(body, last_of(found, "method"))) or ""
     metas = metas_of(body, found)
@@ -199,11 +224,11 @@ def metas_of(body: bytes, found: list[Member]) -> list[bytes]:
 
 
 def _responses(
-    body: bytes, found: list[Member], rule: str, reason: str
+    body: bytes, found: list[Member], rule: str, reason: str, size: int
 ) -> Iterator[tuple[bytes, Level]]:
     """Candidates for the place of a response."""
     before = _envelope(body, found) + b'"error":{"code":-32000,"message":"'
-    text, _ = refusal(rule, reason, len(body) - len(before) - 3)
+    text, _ = refusal(rule, reason, size - len(before) - 3)
     if text:
         yield before + text + b'"}}', "error"
     yield _envelope(body, found) + b'"error":{}}', "error"
@@ -214,15 +239,22 @@ def refusal(rule: str, reason: str, room: int, style: Style = "text") -> tuple[b
 
     It is b"" if not even "denied-by-agentd" fits: a shorter name might be that of a real tool.
     """
-    separator = ":" if style == "uri" else ": "
-    units = [_unit(each, style) for each in separator.join((PREFIX, rule, reason))[:_LONGEST_NAME]]
+    units, whole = _units(rule, reason, style)
+    if len(whole) <= room:
+        return whole, True
     length = taken = 0
-    while taken < len(units) and length + len(units[taken]) <= room:
+    while length + len(units[taken]) <= room:
         length += len(units[taken])
         taken += 1
-    if taken == len(units):
-        return b"".join(units), True
     return (b"".join(units[:taken]).rstrip(b" :") if taken >= len(PREFIX) else b""), False
+
+
+@lru_cache(maxsize=512)
+def _units(rule: str, reason: str, style: Style) -> tuple[list[bytes], bytes]:
+    """Return the characters of the refusal as they stand in a JSON string, and all of them."""
+    separator = ":" if style == "uri" else ": "
+    units = [_unit(each, style) for each in separator.join((PREFIX, rule, reason))[:_LONGEST_NAME]]
+    return units, b"".join(units)
 
 
 def _unit(character: str, style: Style) -> bytes:

@@ -28,7 +28,6 @@ from agentd.mcp.jsontext import AFTER, COLON, KEY, VALUE, Member, Scanner
 _HIGH_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _HIGH_START = re.compile(rb"[dD][89abAB][0-9a-fA-F]?")
 _LITERALS = (b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity")
-_BREAKER = b"!"
 _FILLERS = {KEY: b'"":0', COLON: b":0", VALUE: b"0"}
 
 
@@ -43,15 +42,16 @@ def deny_tail(
     """
     body = tail.rstrip(b"\r\n")
     ending = tail[len(body) :]
-    scanner = Scanner()
-    scanner.feed(head)
     if not head.strip():
         done = deny_line(tail, rule, reason)
         return Rewrite(done.data, done.level)
+    scanner = Scanner()
+    scanner.feed(head)
     if scanner.done and scanner.valid:
         return _after_the_end(body, ending)
-    if override and scanner.valid and scanner.stack[:1] == b"{":
-        for text, level in _overrides(head, body, rule, reason):
+    readable = scanner.valid and scanner.stack[:1] == b"{" and not jsontext.is_dense(head + body)
+    if override and readable:
+        for text, level in _overrides(scanner, head, body, rule, reason):
             if len(text) <= len(body):
                 padded = text[:-1] + blank(len(body) - len(text)) + text[-1:]
                 return Rewrite(padded + ending, level)
@@ -60,35 +60,34 @@ def deny_tail(
 
 def _after_the_end(body: bytes, ending: bytes) -> Rewrite:
     if body:
-        return Rewrite(_BREAKER * len(body) + ending, "broken")
+        return Rewrite(b"!" * len(body) + ending, "broken")
     if ending:
-        return Rewrite(_BREAKER * len(ending), "broken")
+        return Rewrite(b"!" * len(ending), "broken")
     return Rewrite(b"", "none")
 
 
 def _breaking(scanner: Scanner, size: int) -> bytes:
     """Return `size` bytes after which no parser takes the text, whatever follows.
 
-    Inside a string a quote comes first, where there is room; else the newline breaks the string.
+    Quote and exclamation mark by turns break it inside a string, after a backslash and outside
+    alike. Where there is no room for that, the newline breaks an open string.
     """
-    if scanner.valid and scanner.in_string:
-        quote = b'n"' if scanner.escape == b"\\" else b'"'
-        if size > len(quote):
-            return quote + _BREAKER * (size - len(quote))
-        return blank(size)
-    return _BREAKER * size
+    if size >= 4 or not scanner.valid:
+        return (b'"!' * (size // 2 + 1))[:size]
+    return blank(size) if scanner.in_string else b"!" * size
 
 
-def _overrides(head: bytes, body: bytes, rule: str, reason: str) -> Iterator[tuple[bytes, Level]]:
+def _overrides(
+    scanner: Scanner, head: bytes, body: bytes, rule: str, reason: str
+) -> Iterator[tuple[bytes, Level]]:
     """Candidates for the tail, best first."""
     full = head + body
     found = jsontext.members(full, full.find(b"{"))
     kept = _keep(found, len(head))
-    head, kept_bytes = full[:kept], full[len(head) : kept]
-    scanner = Scanner()
-    if not scanner.feed(head) or scanner.done:
+    kept_bytes = full[len(head) : kept]
+    if not scanner.feed(kept_bytes) or scanner.done:
         return
-    before = kept_bytes + _close(scanner, head, full[kept:]) + _identity(full, found, kept)
+    before = kept_bytes + _close(scanner, full[:kept], full[kept:]) + _identity(full, found, kept)
     size = len(body) - len(before)
     for text, level in _endings(full, found, rule, reason, size):
         yield before + text, level

@@ -8,17 +8,21 @@ Grammar: RFC 8259, plus NaN and Infinity, which Python and JavaScript tooling em
 import re
 from dataclasses import dataclass
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_STRUCTURE = re.compile(rb'["{}\[\]]')
+# No possessive quantifiers: those of CPython 3.11.2 (Debian 12) match wrongly (gh-106052). Repeats
+# of groups are bounded, because each costs memory until the match ends; the callers loop.
+_FLAT = re.compile(rb'(?:[^"{}\[\]]+|"[^"\\]{0,200}"){0,64}')
 _SCALAR = re.compile(rb"[^\s,\]}:\"{\[]+")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _STRING_BODY = re.compile(
-    rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+',
+    rb'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){1,64}',
 )
 _PARTIAL_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 _WHOLE_SCALAR = re.compile(
     rb"(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null|NaN|-?Infinity)\Z"
 )
+
+DENSE = 250_000
+"""Brackets, or steps of a scanner, that a hostile message may cost us."""
 
 VALUE, VALUE_OR_END, KEY, KEY_OR_END, COLON, AFTER = range(6)
 """What may come next: a value; a value or `]`; a key; a key or `}`; `:`; `,` or a closer."""
@@ -50,27 +54,44 @@ def skip_value(text: bytes, at: int) -> int:
     """
     first = text[at : at + 1]
     if first == b'"':
-        string = _STRING.match(text, at)
-        return string.end() if string else -1
+        return _skip_string(text, at)
     if first not in (b"{", b"["):
         scalar = _SCALAR.match(text, at)
         return scalar.end() if scalar else -1
-    depth = 0
-    while (found := _STRUCTURE.search(text, at)) is not None:
-        at = found.end()
-        mark = text[at - 1]
+    depth, size = 1, len(text)
+    at += 1
+    while depth:
+        flat = _FLAT.match(text, at)
+        at = flat.end() if flat else at
+        if at == size:
+            return -1
+        mark = text[at]
         if mark == 0x22:
-            string = _STRING.match(text, at - 1)
-            if string is None:
+            at = _skip_string(text, at)
+            if at < 0:
                 return -1
-            at = string.end()
-        elif mark in b"{[":
-            depth += 1
-        else:
-            depth -= 1
-            if depth == 0:
-                return at
-    return -1
+        elif mark in b"{}[]":
+            depth += 1 if mark in b"{[" else -1
+            at += 1
+    return at
+
+
+def _skip_string(text: bytes, at: int) -> int:
+    """Offset just past the string that begins at `at`, or -1."""
+    end = text.find(b'"', at + 1)
+    while end > 0 and text[end - 1] == 0x5C:
+        first = end - 1
+        while text[first - 1] == 0x5C:
+            first -= 1
+        if (end - first) % 2 == 0:
+            break
+        end = text.find(b'"', end + 1)
+    return end + 1 or -1
+
+
+def is_dense(text: bytes) -> bool:
+    """Whether walking this text bracket by bracket would take too long (over about 0.1 s)."""
+    return len(text) > DENSE and text.count(b"{") + text.count(b"[") > DENSE
 
 
 def members(text: bytes, at: int) -> list[Member]:
@@ -128,7 +149,8 @@ class Scanner:
     Attributes: `valid` (no byte so far breaks the grammar), `done` (the value is complete),
     `stack` (open brackets, outermost first), `expect` (what may come next), `in_string`,
     `string_is_key`, `escape` (the unfinished escape, from its backslash on), `scalar` (the
-    unfinished number or literal). Bytes after the value, other than white space, clear `valid`.
+    unfinished number or literal). Bytes after the value, other than white space, clear `valid`,
+    and so do more than `DENSE` tokens: a limit to what hostile text may cost.
     """
 
     __slots__ = (
@@ -138,6 +160,7 @@ class Scanner:
         "in_string",
         "scalar",
         "stack",
+        "steps",
         "string_is_key",
         "valid",
     )
@@ -151,12 +174,16 @@ class Scanner:
         self.scalar = b""
         self.valid = True
         self.done = False
+        self.steps = 0
 
     def feed(self, data: bytes) -> bool:
         """Take the next piece; returns `valid`."""
         at, end = 0, len(data)
         while at < end and self.valid:
-            if self.in_string:
+            self.steps += 1
+            if self.steps > DENSE:
+                self.valid = False
+            elif self.in_string:
                 at = self._string(data, at)
             elif self.scalar or data[at] not in b' \t\r\n{}[]:,"':
                 at = self._scalar(data, at)
@@ -174,8 +201,9 @@ class Scanner:
             shift = at - len(self.escape)
             self.escape = b""
             return shift + self._string(data, 0)
-        body = _STRING_BODY.match(data, at)
-        stop = body.end() if body else at
+        stop = at
+        while (body := _STRING_BODY.match(data, stop)) is not None:
+            stop = body.end()
         if stop == len(data):
             return stop
         if data[stop] == 0x22:

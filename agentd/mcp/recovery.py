@@ -12,7 +12,7 @@ from agentd.mcp import jsontext
 
 _STRAY = "".join(map(chr, range(33))) + "\x7f\x85\xa0\u200b\u2028\u2029\u2060\ufeff"
 _BOM = b"\xef\xbb\xbf"
-_STARTS = re.compile(rb"[\x00-\x20\x7f-\xbf\xc2\xe2\xef]*+[{\[]")
+_STARTS = re.compile(rb"[\x00-\x20\x7f-\xbf\xc2\xe2\xef]*[{\[]")
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ def recover(raw: bytes) -> Recovered | None:
     except ValueError:
         return None
     except RecursionError:
-        shallow = _shallow(raw, _begin(raw))
+        shallow = {} if jsontext.is_dense(raw) else _shallow(raw, _begin(raw))
         return Recovered(shallow, ("too-deep",)) if shallow is not None else None
     return Recovered(value, _leniencies(raw, end != len(text)))
 
@@ -107,6 +107,8 @@ def _key(raw: bytes) -> str:
 
 def has_duplicate_members(raw: bytes) -> bool:
     """Whether the object that begins in `raw`, or its params, has a key twice."""
+    if jsontext.is_dense(raw):
+        return False
     begin = _begin(raw)
     found = jsontext.members(raw, begin)
     keys = [_key(member.key) for member in found]

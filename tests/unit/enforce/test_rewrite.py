@@ -196,6 +196,17 @@ def test_duplicate_id_the_last_counts() -> None:
     assert json.loads(deny_line(line, RULE, REASON).data)["id"] == 2
 
 
+def test_dense_message_keeps_its_id_and_meta() -> None:
+    line = compact(call(7, _meta=META)).replace(
+        b'"path":', b'"d":[' + b"[]," * 300_000 + b'1],"path":'
+    )
+    done = deny_line(line, RULE, REASON)
+    read = json.loads(done.data)
+    assert len(done.data) == len(line)
+    assert (read["id"], read["params"], done.level) == (7, {"name": NAME, "_meta": META}, "reason")
+    assert deny_line(b"[" + line + b"]", RULE, REASON).level == "blank"
+
+
 def test_noise_becomes_blank() -> None:
     assert deny_line(b"hello\n", RULE, REASON).data == b"     \n"
     assert deny_line(b"", RULE, REASON).data == b""

@@ -114,6 +114,11 @@ def test_deep_batch_is_seen() -> None:
     assert {"batch", "too-deep"} <= set(message.anomalies)
 
 
+def test_too_deep_and_too_dense_is_invalid_not_missing() -> None:
+    message = only(CALL.replace(b'{"p":1}', b"[" * 300_000 + b"]" * 300_000))
+    assert (message.kind, message.anomalies) == ("invalid", ("too-deep", "not-jsonrpc"))
+
+
 def test_call_hidden_behind_carriage_returns_in_another_message() -> None:
     raw = b'{"jsonrpc":"2.0","id":9,"method":"ping","params":{"_meta":\r' + CALL + b"\r}}"
     assert [(message.method, message.id) for message in parse(raw)] == [
