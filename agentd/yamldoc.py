@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -134,7 +134,7 @@ class _Builder:
             match node.tag:
                 case "tag:yaml.org,2002:null":
                     return None
-                case "tag:yaml.org,2002:bool":
+                case "tag:yaml.org,2002:bool" if text.lower() in {"true", "false"}:
                     return text.lower() == "true"
                 case "tag:yaml.org,2002:int":
                     return int(text, 0) if text[:2] in {"0o", "0x"} else int(text)
@@ -231,7 +231,8 @@ def validate(
 def _explain(model: type[BaseModel], problem: dict[str, Any]) -> tuple[str, str]:
     """A pydantic problem -> what is wrong, and the mend."""
     location: Location = problem["loc"]
-    name = str(location[-1]) if location else ""
+    fields = [step for step in location if isinstance(step, str) and step != "[key]"]
+    name = fields[-1] if fields else ""
     context = problem.get("ctx") or {}
     value = problem["input"]
     match problem["type"]:
@@ -249,12 +250,14 @@ def _explain(model: type[BaseModel], problem: dict[str, Any]) -> tuple[str, str]
             wanted = "a list" if problem["type"] in {"list_type", "tuple_type"} else "a mapping"
             return f"{name}: expected {wanted}, found {_kind(value)}", f"write {name} as {wanted}"
         case _:
+            mended = getattr(context.get("error"), "mend", None)
             text = str(problem["msg"]).removeprefix("Value error, ")
             message, _, mend = text.partition("; ")
+            if isinstance(mended, str):
+                message, mend = text, mended
             if not mend:
                 mend = f"found {_kind(value)}"
-            fields = [step for step in location if isinstance(step, str)]
-            prefix = f"{fields[-1]}: " if fields else ""
+            prefix = f"{name}: " if name else ""
             return prefix + message[:1].lower() + message[1:], mend
 
 
@@ -281,6 +284,8 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models inside an annotation such as `list[X] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
+    elif get_origin(annotation) is Annotated:
+        yield from _models_in(get_args(annotation)[0])
     elif get_origin(annotation) in {Union, types.UnionType, list, tuple, dict}:
         for inner in get_args(annotation):
             yield from _models_in(inner)
