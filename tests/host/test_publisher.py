@@ -1,17 +1,22 @@
 """The publisher against a real nats-server: every event once, in order, without privileges."""
 
-import os
+import json
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from agentd.stream.state import Progress, StateDir
+from agentd.events import store
+from agentd.stream.state import StateDir
 from tests.host.support.nats import NatsServer
-from tests.host.support.processes import wait_until
+from tests.host.support.processes import reap_orphans, wait_until
 from tests.host.support.streaming import (
     HOST,
+    REPOSITORY,
     Pipeline,
     Producer,
     assert_exactly_once,
@@ -204,20 +209,53 @@ def test_an_event_too_large_for_the_server_does_not_stop_the_others(
         assert events[1]["truncated"]["bytes"] > 10_000
 
 
-def test_it_ends_with_its_parent_and_when_told(nats_server: NatsServer, tmp_path: Path) -> None:
+def test_it_ends_when_told(nats_server: NatsServer, tmp_path: Path) -> None:
     with Pipeline(tmp_path / "p", [nats_server.url]) as pipeline:
-        process = pipeline.start()
+        pipeline.start()
         pipeline.add(1)
         wait_until(pipeline.delivered, 15, "delivery")
         begun = time.monotonic()
         assert pipeline.stop() == 0
         assert time.monotonic() - begun < 1.0
-        assert not os.path.exists(f"/proc/{process.pid}")  # noqa: PTH110
 
 
-def test_a_saved_state_is_what_is_loaded(tmp_path: Path) -> None:
-    directory = StateDir(tmp_path)
-    assert directory.load() == Progress()
-    progress = Progress("j", 5, "AGENTD", "2026", 9)
-    directory.save(progress)
-    assert directory.load() == progress
+def test_it_dies_with_its_parent(nats_server: NatsServer, tmp_path: Path) -> None:
+    with Pipeline(tmp_path / "p", [nats_server.url]) as pipeline:
+        pipeline.add(1)
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(pipeline.config.to_json()))
+        code = (
+            "import subprocess, sys, time\n"
+            "child = subprocess.Popen([sys.executable, '-m', 'agentd.stream', '--config-json',"
+            " sys.argv[1]])\n"
+            "print(child.pid, flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code, str(config)], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        wait_until(pipeline.delivered, 15, "delivery")
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        wait_until(lambda: not psutil.pid_exists(child) or ended(child), 5, "end")
+
+
+def ended(pid: int) -> bool:
+    reap_orphans()
+    return not psutil.pid_exists(pid) or status(pid)["State"].startswith("Z")
+
+
+def test_a_replaced_journal_makes_it_ask_for_a_new_start(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    with Pipeline(tmp_path / "p", [nats_server.url]) as pipeline:
+        process = pipeline.start()
+        pipeline.add(1)
+        wait_until(pipeline.delivered, 15, "delivery")
+        store.set_aside(pipeline.journal.path)
+        pipeline.wake()
+        assert process.wait(10) == 75
+        assert "the journal was replaced" in pipeline.said()
