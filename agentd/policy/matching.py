@@ -47,17 +47,23 @@ def mcp_names(match: Match) -> Test:
 
 
 def mcp_arguments(match: Match) -> Test | None:
-    """The test of the arguments, or else of the params of a request or the result of a response."""
+    """The test of a tool's arguments; of anything else, of its params, arguments or result.
+
+    Without a tool all of these are looked at: a request could carry an empty `arguments` to hide
+    what its params say.
+    """
     if not match.arguments:
         return None
     arguments = Arguments({path: _pattern(text) for path, text in match.arguments.items()})
 
     def test(subject: Subject) -> bool:
-        for name in ("arguments", "params", "result"):
-            given = subject.get(name)
-            if given is not None:
-                return arguments.match(given)
-        return False
+        if subject.get("tool"):
+            return arguments.match(subject.get("arguments"))
+        return any(
+            arguments.match(subject[name])
+            for name in ("params", "arguments", "result")
+            if subject.get(name) is not None
+        )
 
     return test
 

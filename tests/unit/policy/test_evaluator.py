@@ -93,6 +93,21 @@ def test_calls_are_judged_by_call_and_request_rules_together() -> None:
     assert other.rules == ["r0"]
 
 
+def test_params_cannot_be_hidden_behind_empty_arguments() -> None:
+    secret = {"arguments": {"**": "/etc/shadow"}}
+    evaluator = Evaluator(
+        policy_of(
+            {"on": "mcp.request", "action": "deny", "match": secret},
+            {"on": "mcp.response", "action": "deny", "match": secret},
+        )
+    )
+    read = {"method": "resources/read", "params": {"uri": "file:///etc/shadow"}, "arguments": {}}
+    assert evaluator.evaluate("mcp.request", "w", read)
+    assert evaluator.evaluate("mcp.response", "w", {"result": ["/etc/shadow"]})
+    named = {"method": "tools/call", "tool": "t", "params": {"_meta": "/etc/shadow"}}
+    assert not evaluator.evaluate("mcp.request", "w", {**named, "arguments": {}})
+
+
 def test_workloads_servers_and_wants() -> None:
     evaluator = Evaluator(
         policy_of(rule("deny", workloads=["ci-*", "!ci-x"], match={"server": "fs"}))
