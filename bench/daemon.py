@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=10)
     starts = parser.parse_args().starts
     become_subreaper()
+    report.disturb_less()
     rules = {"workload.yaml": workload("loaded"), "allow.yaml": ALLOW_ALL}
     ready = []
     with tempfile.TemporaryDirectory() as root:

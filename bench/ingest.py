@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each run")
     options = parser.parse_args()
     become_subreaper()
+    report.disturb_less()
     if (os.cpu_count() or 1) < 2 or len(psutil.Process().cpu_affinity()) < 2:
         raise SystemExit("ingest: needs two cores, one for the daemon and one for the generator")
     with tempfile.TemporaryDirectory() as directory:

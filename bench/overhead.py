@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     become_subreaper()
+    report.disturb_less()
     conditions = ["off", "idle", "labelled", "unlabelled"]
     unusable = audit_peer.why_unusable()
     if unusable is None:

@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help=f"of {BLOCK} calls per condition")
     rounds = parser.parse_args().rounds
     become_subreaper()
+    report.disturb_less()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root:
         file = Path(root, "note.txt")
