@@ -7,7 +7,7 @@ reader not known to take the last, say `override=False`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from agentd.enforce.rewrite import (
     Level,
@@ -23,12 +23,32 @@ from agentd.enforce.rewrite import (
     unknown_methods,
 )
 from agentd.mcp import jsontext, protocol
+from agentd.mcp.framing import Frame
 from agentd.mcp.jsontext import AFTER, COLON, KEY, VALUE, Member, Scanner
 
 _HIGH_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _HIGH_START = re.compile(rb"[dD][89abAB][0-9a-fA-F]?")
 _LITERALS = (b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity")
 _FILLERS = {KEY: b'"":0', COLON: b":0", VALUE: b"0"}
+
+
+def deny_frame(
+    frame: Frame,
+    chunk: bytes,
+    rule: str,
+    reason: str,
+    *,
+    indexes: Collection[int] | None = None,
+    override: bool = True,
+) -> tuple[int, Rewrite]:
+    """Refuse the message of a frame in the chunk that ended it, wherever it began.
+
+    Returns the offset in `chunk` at which the data is to be put, and the rewrite. `indexes` are
+    those of `deny_line`, `override` that of `deny_tail`.
+    """
+    if frame.start >= 0:
+        return frame.start, deny_line(chunk[frame.start : frame.end], rule, reason, indexes)
+    return 0, deny_tail(frame.head, chunk[: frame.end], rule, reason, override=override)
 
 
 def deny_tail(

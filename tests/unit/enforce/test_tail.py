@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.enforce.rewrite import Rewrite
-from agentd.enforce.tail import deny_tail
+from agentd.enforce.tail import deny_frame, deny_tail
+from agentd.mcp.stream import MessageStream
 
 RULE, REASON = "deny-write", "read only session"
 LONG = {
@@ -135,6 +136,30 @@ def test_broken_stays_broken_whatever_follows(head: bytes, size: int) -> None:
     for rest in (b'"}', b"}", b"1}", b'"":1}', b":1}", b'!"}', b'n"}', b'000"}'):
         with pytest.raises(json.JSONDecodeError):
             json.loads(head + done.data + rest)
+
+
+def test_frame_is_refused_where_it_lies() -> None:
+    line = json.dumps(LONG).encode() + b"\n"
+    other = b'{"jsonrpc":"2.0","id":9,"method":"ping"}\n'
+    for data, cut in ((other + line + other, 0), (line + other, 100), (other + line, 50)):
+        stream = MessageStream()
+        before = stream.feed(data[:cut])
+        chunk = bytearray(data[cut:])
+        for found in stream.feed(bytes(chunk)):
+            if found.messages[0].method == "tools/call":
+                at, done = deny_frame(found.frame, bytes(chunk), RULE, REASON)
+                assert done.level == "reason"
+                chunk[at : at + len(done.data)] = done.data
+        assert len(chunk) == len(data) - cut
+        after = MessageStream().feed(data[:cut] + bytes(chunk))
+        assert len(after) + len(before) >= data.count(b"\n")
+        read = {
+            message.id: (message.method, message.params)
+            for each in after
+            for message in each.messages
+        }
+        assert read[41][1]["name"] == f"denied-by-agentd: {RULE}: {REASON}"
+        assert read[9] == ("ping", None)
 
 
 def test_response() -> None:
