@@ -1,5 +1,6 @@
 """What the tests of `agentd run` share: a control server, a counting command, a terminal."""
 
+import contextlib
 import json
 import os
 import pty
@@ -144,7 +145,24 @@ class Terminal:
         self.type(f"agentd-run count {' '.join(names)}\n")
         return int(self.expect(r"ready (\d+)\r\n")[1])
 
+    def foreground(self) -> int:
+        """The process group that has the terminal."""
+        return os.tcgetpgrp(self._master)
+
     def close(self) -> None:
+        """Hang up, and wait for everything that the shell had started to end."""
         os.kill(self.pid, signal.SIGHUP)
         os.close(self._master)
         os.waitpid(self.pid, 0)
+        until(lambda: not self._session())
+
+    def _session(self) -> list[int]:
+        """Living processes of the shell's session (the sixth field of /proc/PID/stat)."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                    if int(fields[3]) == self.pid and fields[0] != "Z":
+                        found.append(int(entry.name))
+        return found
