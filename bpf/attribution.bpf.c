@@ -46,6 +46,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!label || BPF_CORE_READ(task, signal, live.counter) > 0)
 		return 0;
+	count_total(label->session, REC_EXIT);
 	fill_head(&record.head, REC_EXIT, label);
 	record.code = BPF_CORE_READ(task, exit_code);
 	if (BPF_CORE_READ(task, signal, flags) & 4) /* SIGNAL_GROUP_EXIT */

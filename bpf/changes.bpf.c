@@ -1,11 +1,13 @@
 /* Deletes, renames, hard links and truncations by labelled tasks, after the fact: the paths are
- * the strings of the call with the directory they start from. */
+ * the strings of the call with the directory they start from. Attempts that failed are told too,
+ * but not those that found nothing there. */
 #include "include/path.h"
 #include "include/syscall.h"
 
-#define CHANGE_BURST 256
-#define PATH_GIVEN   1024
+#define CHANGE_BURST 64
+#define PATH_GIVEN   4096
 #define AT_FDCWD     -100
+#define ENOENT	     2
 
 struct place {
 	int dirfd;
@@ -34,11 +36,10 @@ static __always_inline __u32 write_place(struct scratch *scratch, __u32 at,
 	*base_len = 0;
 	*path_len = 0;
 	bpf_probe_read_user(&first, 1, place->path);
-	if (first != '/') {
-		const struct path *base = base_of(task, place->dirfd);
-		if (base)
-			*base_len = write_path(scratch, at, base);
-	}
+	struct fs_struct *fs = BPF_CORE_READ(task, fs);
+	const struct path *base = first == '/' ? &fs->root : base_of(task, place->dirfd);
+	if (base)
+		*base_len = write_path(scratch, at, base);
 	at += *base_len;
 	if (at > SCRATCH_LEN - PATH_GIVEN)
 		return at;
@@ -54,17 +55,21 @@ static __always_inline int report(struct bpf_raw_tracepoint_args *ctx, const str
 	struct scratch *scratch = get_scratch();
 	struct change_record *record = (void *)scratch;
 	struct label *label = current_label();
+	long result = result_of(ctx);
 
-	if (!label || !scratch || result_of(ctx))
+	if (!label || !scratch || result == -ENOENT)
 		return 0;
 	fill_head(&record->head, REC_CHANGE, label);
 	record->op = syscall_number(saved_regs(ctx));
-	record->result = 0;
+	record->result = result;
 
 	const struct path *base = base_of(task, from->dirfd);
 	struct seen_key key = {label->session, REC_CHANGE, record->op,
-			       base ? (__u64)BPF_CORE_READ(base, dentry) : 0, 0};
+			       base ? (__u64)BPF_CORE_READ(base, dentry) : 0, (__u64)result};
 	record->head.count = worth_telling(&key, CHANGE_BURST);
+	__u32 flags = workload_flags(label);
+	if (flags & TELLS_CHANGES)
+		record->head.count = 1;
 	if (!record->head.count)
 		return 0;
 
@@ -74,7 +79,11 @@ static __always_inline int report(struct bpf_raw_tracepoint_args *ctx, const str
 	record->to_path_len = 0;
 	if (to && at < SCRATCH_LEN)
 		at = write_place(scratch, at, to, &record->to_base_len, &record->to_path_len);
-	if (at <= SCRATCH_LEN)
+	if (at > SCRATCH_LEN)
+		return 0;
+	if (to && flags & HOLDS_OPENS)
+		send_urgent(scratch, at, label->workload); /* a watched file may have a new name */
+	else
 		send_record(scratch, at, label->workload);
 	return 0;
 }

@@ -4,7 +4,7 @@
 #include "include/hold.h"
 #include "include/path.h"
 
-#define FILENAME_ROOM 1024
+#define FILENAME_ROOM 4096
 #define ARGS_ROOM     1024
 
 struct last_part {
@@ -33,6 +33,12 @@ static __always_inline bool exec_named(struct linux_binprm *bprm)
 				  BPF_CORE_READ(bprm, file, f_path.dentry, d_name.name));
 	if (bpf_map_lookup_elem(&names, &key))
 		return true;
+	struct inode *inode = BPF_CORE_READ(bprm, file, f_inode);
+	struct file_id id = {.ino = BPF_CORE_READ(inode, i_ino),
+			     .dev = BPF_CORE_READ(inode, i_sb, s_dev)};
+	__u32 *known = bpf_map_lookup_elem(&files, &id);
+	if (known && *known & NAME_RUN)
+		return true;
 	if (!scratch)
 		return false;
 	struct last_part part = {.text = (char *)scratch->bytes};
@@ -44,19 +50,62 @@ static __always_inline bool exec_named(struct linux_binprm *bprm)
 	return bpf_map_lookup_elem(&names, &key);
 }
 
-static __always_inline void hold_exec(const struct label *label, struct linux_binprm *bprm)
+/* Appends the executable, the working directory where the file name is relative, and the file
+ * name. Returns how far it wrote. */
+static __always_inline __u32 write_program(struct scratch *scratch, __u32 at,
+					   struct linux_binprm *bprm, __u32 *exe_len,
+					   __u32 *cwd_len, __u32 *filename_len)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	const char *filename = BPF_CORE_READ(bprm, filename);
+	struct file *file = BPF_CORE_READ(bprm, file);
+	char first = 0;
+
+	*cwd_len = 0;
+	*exe_len = write_path(scratch, at, &file->f_path);
+	at += *exe_len;
+	bpf_probe_read_kernel(&first, 1, filename);
+	if (first != '/') {
+		struct fs_struct *fs = BPF_CORE_READ(task, fs);
+		*cwd_len = write_path(scratch, at, &fs->pwd);
+		at += *cwd_len;
+	}
+	if (at > SCRATCH_LEN - FILENAME_ROOM)
+		return at;
+	long len = bpf_probe_read_kernel_str(&scratch->bytes[at], FILENAME_ROOM, filename);
+	*filename_len = len > 0 ? len & (2 * FILENAME_ROOM - 1) : 0;
+	return at + *filename_len;
+}
+
+/* The hold of the current task if a rule must judge this exec and it has been stopped. */
+static __always_inline struct hold *stop_at_exec(const struct label *label,
+						 struct linux_binprm *bprm)
 {
 	__u32 flags = workload_flags(label);
 
 	if (!(flags & HOLDS_EXECS))
-		return;
+		return NULL;
 	if (!(settings_flags() & MASK_EXEC_ALL) && !exec_named(bprm))
-		return;
+		return NULL;
 	struct hold *hold = new_hold(label, HOLD_EXEC);
-	if (hold) {
-		hold->ino = BPF_CORE_READ(bprm, file, f_inode, i_ino);
-		take_hold(hold, flags);
-	}
+	if (!hold)
+		return NULL;
+	hold->ino = BPF_CORE_READ(bprm, file, f_inode, i_ino);
+	hold->dev = BPF_CORE_READ(bprm, file, f_inode, i_sb, s_dev);
+	return stop_current(hold, flags) ? hold : NULL;
+}
+
+static __always_inline void announce_exec(struct hold *hold, struct linux_binprm *bprm)
+{
+	struct scratch *scratch = get_scratch();
+	__u32 exe_len = 0, cwd_len = 0, filename_len = 0;
+
+	if (!scratch)
+		return;
+	__u32 size = write_program(scratch, sizeof(*hold), bprm, &exe_len, &cwd_len, &filename_len);
+	hold->length = exe_len;
+	hold->iovcnt = cwd_len;
+	announce(hold, scratch, size);
 }
 
 static __always_inline void report_candidate(struct task_struct *task)
@@ -67,35 +116,29 @@ static __always_inline void report_candidate(struct task_struct *task)
 	if (!(settings_flags() & MASK_CANDIDATES))
 		return;
 	fill_head(&record, REC_CANDIDATE, &none);
-	send_record(&record, sizeof(record), 0);
+	send_urgent(&record, sizeof(record), 0);
 }
 
 static __always_inline void report_exec(const struct label *label, struct task_struct *task,
-					struct linux_binprm *bprm)
+					struct linux_binprm *bprm, bool held)
 {
 	struct scratch *scratch = get_scratch();
 	struct exec_record *record = (void *)scratch;
 	__u32 at = sizeof(*record);
-	long len;
 
 	if (!scratch)
 		return;
+	count_total(label->session, REC_EXEC);
 	fill_head(&record->head, REC_EXEC, label);
 	record->parent = BPF_CORE_READ(task, real_parent, tgid);
 	record->parent_start_ns = BPF_CORE_READ(task, real_parent, group_leader, start_boottime);
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->gid = bpf_get_current_uid_gid() >> 32;
+	record->held = held;
 	record->pad = 0;
-
-	struct file *file = BPF_CORE_READ(bprm, file);
-	record->exe_len = write_path(scratch, at, &file->f_path);
-	at += record->exe_len;
-	if (at > SCRATCH_LEN - FILENAME_ROOM - ARGS_ROOM)
-		return;
-	len = bpf_probe_read_kernel_str(&scratch->bytes[at], FILENAME_ROOM,
-					BPF_CORE_READ(bprm, filename));
-	record->filename_len = len > 0 ? len & (2 * FILENAME_ROOM - 1) : 0;
-	at += record->filename_len;
+	record->filename_len = 0;
+	at = write_program(scratch, at, bprm, &record->exe_len, &record->cwd_len,
+			   &record->filename_len);
 
 	__u64 start = BPF_CORE_READ(task, mm, arg_start);
 	__u64 args = BPF_CORE_READ(task, mm, arg_end) - start;
@@ -121,8 +164,11 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 		report_candidate(task);
 		return 0;
 	}
-	report_exec(label, task, bprm);
-	hold_exec(label, bprm);
+	/* The exec is told before the hold is, so that whoever judges knows the program. */
+	struct hold *hold = stop_at_exec(label, bprm);
+	report_exec(label, task, bprm, hold);
+	if (hold)
+		announce_exec(hold, bprm);
 	return 0;
 }
 

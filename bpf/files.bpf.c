@@ -11,13 +11,7 @@
 #define PREFIX_MIN  3
 #define PREFIX_MAX  8
 #define OPEN_BURST  1
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct file_id);
-	__type(value, __u32);
-} files SEC(".maps");
+#define MAX_ALIASES 16
 
 /* Flags that count only for writers are kept apart until the access is looked at. */
 #define FOR_WRITERS 8
@@ -108,20 +102,70 @@ static long climb_step(__u32 index, void *data)
 	return 0;
 }
 
+/* What the rules say of a name: of its last component, and of the directories above it. */
+static __always_inline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
+{
+	struct climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
+	__u32 flags = flags_of_base(dentry);
+
+	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
+	return flags | climb.flags;
+}
+
+struct aliases {
+	struct dentry *self;
+	struct vfsmount *mnt;
+	struct hlist_node *next;
+	struct dentry *found;
+	__u32 access;
+	__u32 flags;
+};
+
+static long check_alias(__u32 index, void *data)
+{
+	struct aliases *aliases = data;
+	struct hlist_node *node = aliases->next;
+
+	if (!node)
+		return 1;
+	struct dentry *dentry = (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
+	aliases->next = BPF_CORE_READ(node, next);
+	if (dentry == aliases->self)
+		return 0;
+	__u32 flags = flags_of_dentry(dentry, aliases->mnt);
+	if (!(flags_for(flags, aliases->access) & NAME_HOLD))
+		return 0;
+	aliases->flags = flags;
+	aliases->found = dentry;
+	return 1;
+}
+
+/* What the rules say of the other names of a file with hard links, as far as the kernel has them in
+ * its cache: a link that was made a moment ago has its first name there. */
+static __always_inline __u32 flags_of_aliases(struct file *file, __u32 access,
+					      struct dentry **alias)
+{
+	struct aliases aliases = {
+		.self = BPF_CORE_READ(file, f_path.dentry),
+		.mnt = BPF_CORE_READ(file, f_path.mnt),
+		.next = BPF_CORE_READ(file, f_inode, i_dentry.first),
+		.access = access,
+	};
+
+	if (BPF_CORE_READ(file, f_inode, i_nlink) < 2)
+		return 0;
+	bpf_loop(MAX_ALIASES, check_alias, &aliases, 0);
+	*alias = aliases.found;
+	return aliases.flags;
+}
+
 /* What the rules say of a file: by inode, by its name, by the directories above it. */
 static __always_inline __u32 flags_of_file(struct file *file, const struct file_id *id)
 {
 	__u32 *known = bpf_map_lookup_elem(&files, id);
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	__u32 flags = known ? apart(*known) : 0;
 
-	struct climb climb = {
-		.walk = {BPF_CORE_READ(dentry, d_parent),
-			 mount_of(BPF_CORE_READ(file, f_path.mnt))},
-	};
-	flags |= flags_of_base(dentry);
-	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
-	return flags | climb.flags;
+	return (known ? apart(*known) : 0) |
+	       flags_of_dentry(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_path.mnt));
 }
 
 static __always_inline void report_open(const struct label *label, struct file *file,
@@ -150,19 +194,28 @@ static __always_inline void report_open(const struct label *label, struct file *
 		send_record(scratch, size, label->workload);
 }
 
-static __always_inline void hold_open(const struct label *label, const struct file_id *id,
-				      __u32 access, __u32 fd, __u32 syscall, __u32 flags)
+static __always_inline void hold_open(const struct label *label, struct file *file,
+				      struct dentry *alias, const struct file_id *id, __u32 access,
+				      __u32 fd, __u32 syscall, __u32 flags)
 {
 	struct hold *hold = new_hold(label, HOLD_OPEN);
+	struct scratch *scratch = get_scratch();
+	__u32 size = sizeof(*hold);
 
-	if (!hold)
+	if (!hold || !scratch)
 		return;
+	hold->length = write_path(scratch, size, &file->f_path);
+	size += hold->length;
+	if (alias)
+		size += write_names(scratch, size, alias, BPF_CORE_READ(file, f_path.mnt));
+	count_total(label->session, REC_OPEN);
 	hold->ino = id->ino;
 	hold->dev = id->dev;
 	hold->access = access;
 	hold->fd = fd;
 	hold->syscall = syscall;
-	take_hold(hold, flags);
+	if (stop_current(hold, flags))
+		announce(hold, scratch, size);
 }
 
 SEC("raw_tp/sys_exit")
@@ -189,20 +242,24 @@ int after_open(struct bpf_raw_tracepoint_args *ctx)
 
 	/* Most opens are of files that no rule names: remember those, by place and policy. */
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	struct seen_key cold = {settings_generation(), id.dev, id.ino,
-				(__u64)BPF_CORE_READ(dentry, d_parent),
-				BPF_CORE_READ(dentry, d_name.hash_len)};
+	struct seen_key cold = {
+		settings_generation(), id.dev, id.ino ^ (__u64)BPF_CORE_READ(inode, i_nlink) << 48,
+		(__u64)BPF_CORE_READ(dentry, d_parent), BPF_CORE_READ(dentry, d_name.hash_len)};
+	struct dentry *alias = NULL;
 	__u32 flags = 0;
 	if (!bpf_map_lookup_elem(&cold_files, &cold)) {
 		__u32 one = 1;
 		flags = flags_of_file(file, &id);
+		if (!(flags & (NAME_HOLD | NAME_HOLD << FOR_WRITERS)))
+			flags |= flags_of_aliases(file, access, &alias);
 		if (!flags)
 			bpf_map_update_elem(&cold_files, &cold, &one, BPF_ANY);
 	}
 	flags = flags_for(flags, access) & (NAME_WATCH | NAME_HOLD);
 	__u32 holds_flags = workload_flags(label);
 	if (flags & NAME_HOLD && holds_flags & HOLDS_OPENS)
-		hold_open(label, &id, access, fd, syscall_number(saved_regs(ctx)), holds_flags);
+		hold_open(label, file, alias, &id, access, fd, syscall_number(saved_regs(ctx)),
+			  holds_flags);
 	else if (flags || access & ACCESS_WRITE)
 		report_open(label, file, &id, access);
 	return 0;

@@ -5,6 +5,8 @@
 #define AF_INET	 2
 #define AF_INET6 10
 
+#define BLOCKED_BURST 4
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_WORKLOADS *MAX_SOCKET_RULES);
@@ -79,6 +81,12 @@ static __always_inline int verdict(const struct target *target)
 	if (!judge.denied)
 		return 1;
 
+	const __u64 *address = (const __u64 *)target->address;
+	struct seen_key key = {label->session, REC_SOCKET | SOCKET_BLOCKED << 16, address[0],
+			       address[1], target->port | (__u64)target->protocol << 16};
+	__u32 count = worth_telling(&key, BLOCKED_BURST);
+	if (!count)
+		return 0;
 	struct socket_record record = {
 		.op = SOCKET_BLOCKED, .result = -1, .rule = judge.denied - 1};
 	record.family = target->family;
@@ -92,7 +100,7 @@ static __always_inline int verdict(const struct target *target)
 	record.head.start_ns = label->start_ns;
 	record.head.tgid = record.head.tid = current_tgid();
 	record.head.uid = (__u32)bpf_get_current_uid_gid();
-	record.head.count = 1;
+	record.head.count = count;
 	struct task_struct *task = (void *)bpf_get_current_task();
 	BPF_CORE_READ_STR_INTO(&record.head.comm, task, comm);
 	send_record(&record, sizeof(record), label->workload);

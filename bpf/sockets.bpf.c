@@ -1,4 +1,5 @@
-/* connect, bind and accept of labelled tasks, over IPv4, IPv6 and Unix sockets. */
+/* connect, bind and accept of labelled tasks, and sends that name their destination, over IPv4,
+ * IPv6 and Unix sockets. */
 #include "include/path.h"
 #include "include/syscall.h"
 
@@ -6,6 +7,8 @@
 #define AF_INET	     2
 #define AF_INET6     10
 #define EINPROGRESS  115
+#define IPPROTO_UDP  17
+#define MSG_FASTOPEN 0x20000000
 #define SOCKET_BURST 1
 
 static __always_inline struct sock *sock_of(__u32 fd)
@@ -92,8 +95,24 @@ static __always_inline __u64 fold(const char *bytes)
 	return sum;
 }
 
-static __always_inline void report(struct socket_record *record, const struct label *label)
+/* Where in the file system the socket is that this one is bound to or talks to. */
+static __always_inline __u32 write_socket_path(struct scratch *scratch, __u32 at, struct sock *sk,
+					       __u16 op)
 {
+	struct unix_sock *end = (struct unix_sock *)sk;
+
+	if (op == SOCKET_CONNECT)
+		end = (struct unix_sock *)BPF_CORE_READ(end, peer);
+	if (!end)
+		return 0;
+	struct dentry *dentry = BPF_CORE_READ(end, path.dentry);
+	return dentry ? write_names(scratch, at, dentry, BPF_CORE_READ(end, path.mnt)) : 0;
+}
+
+static __always_inline void report(struct scratch *scratch, const struct label *label,
+				   struct sock *sk)
+{
+	struct socket_record *record = (void *)scratch;
 	const __u64 *address = (const __u64 *)record->address;
 	struct seen_key key = {label->session,
 			       REC_SOCKET | record->op << 16 | (!!record->result) << 24, address[0],
@@ -104,38 +123,61 @@ static __always_inline void report(struct socket_record *record, const struct la
 	if (record->op == SOCKET_ACCEPT && record->family != AF_UNIX)
 		key.c = record->protocol; /* a client's port is new every time */
 	__u32 count = worth_telling(&key, SOCKET_BURST);
+	if (workload_flags(label) & TELLS_SOCKETS && record->op != SOCKET_ACCEPT)
+		count = 1;
 	if (!count)
 		return;
 	fill_head(&record->head, REC_SOCKET, label);
 	record->head.count = count;
-	send_record(record, sizeof(*record), label->workload);
+	if (record->family == AF_UNIX && !record->result && record->path_len && record->path[0])
+		record->real_len = write_socket_path(scratch, sizeof(*record), sk, record->op);
+	__u32 size = sizeof(*record) + record->real_len;
+	if (size <= SCRATCH_LEN)
+		send_record(scratch, size, label->workload);
 }
 
-static __always_inline int after_call(struct bpf_raw_tracepoint_args *ctx, __u16 op)
+static __always_inline int tell(struct label *label, __u16 op, __s32 result, __u32 fd,
+				const void *address, __u32 len)
 {
-	struct pt_regs *regs = saved_regs(ctx);
-	struct socket_record record = {.op = op, .result = (__s32)result_of(ctx)};
-	struct label *label = current_label();
+	struct scratch *scratch = get_scratch();
+	struct socket_record *record = (void *)scratch;
 	bool known;
 
-	if (!label || (op == SOCKET_ACCEPT && record.result < 0))
+	struct sock *sk = sock_of(fd);
+	if (!sk || !scratch)
 		return 0;
-	struct sock *sk = sock_of(op == SOCKET_ACCEPT ? record.result
-						      : (__u32)PT_REGS_PARM1_CORE_SYSCALL(regs));
-	if (!sk)
-		return 0;
+	__builtin_memset(record, 0, sizeof(*record));
+	record->op = op;
+	record->result = result == -EINPROGRESS || result > 0 ? 0 : result;
 	if (op == SOCKET_ACCEPT)
-		known = read_peer_address(&record, sk);
+		known = read_peer_address(record, sk);
 	else
-		known = read_user_address(&record, (const void *)PT_REGS_PARM2_CORE_SYSCALL(regs),
-					  (__u32)PT_REGS_PARM3_CORE_SYSCALL(regs));
+		known = read_user_address(record, address, len);
 	if (!known)
 		return 0;
-	record.protocol = BPF_CORE_READ(sk, sk_protocol);
-	if (record.result == -EINPROGRESS || record.result > 0)
-		record.result = 0;
-	report(&record, label);
+	record->protocol = BPF_CORE_READ(sk, sk_protocol);
+	if (op == SOCKET_BIND && !record->port && record->family != AF_UNIX)
+		record->port = BPF_CORE_READ(sk, __sk_common.skc_num); /* chosen by the kernel */
+	report(scratch, label, sk);
 	return 0;
+}
+
+#if defined(PT_REGS_PARM6_CORE_SYSCALL) /* libbpf before 1.2 has five */
+#elif defined(__TARGET_ARCH_x86)
+#define PT_REGS_PARM6_CORE_SYSCALL(regs) BPF_CORE_READ(regs, r9)
+#elif defined(__TARGET_ARCH_arm64)
+#define PT_REGS_PARM6_CORE_SYSCALL(regs) BPF_CORE_READ(regs, regs[5])
+#endif
+#define PARM(n) PT_REGS_PARM##n##_CORE_SYSCALL(saved_regs(ctx))
+
+/* connect, bind: (fd, address, length) */
+static __always_inline int after_call(struct bpf_raw_tracepoint_args *ctx, __u16 op)
+{
+	struct label *label = current_label();
+
+	if (!label)
+		return 0;
+	return tell(label, op, result_of(ctx), PARM(1), (const void *)PARM(2), PARM(3));
 }
 
 SEC("raw_tp/sys_exit")
@@ -153,7 +195,50 @@ int after_bind(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/sys_exit")
 int after_accept(struct bpf_raw_tracepoint_args *ctx)
 {
-	return after_call(ctx, SOCKET_ACCEPT);
+	struct label *label = current_label();
+	long fd = result_of(ctx);
+
+	if (!label || fd < 0)
+		return 0;
+	return tell(label, SOCKET_ACCEPT, 0, fd, NULL, 0);
+}
+
+/* A send that names its destination is a connect of its own. TCP looks at the name only for the
+ * first bytes of a fast open. */
+static __always_inline int after_send(struct bpf_raw_tracepoint_args *ctx, const void *address,
+				      __u32 len, __u32 flags)
+{
+	struct label *label = current_label();
+	__u32 fd = PARM(1);
+
+	if (!label || !address || !len)
+		return 0;
+	struct sock *sk = sock_of(fd);
+	if (!sk)
+		return 0;
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (family != AF_UNIX && BPF_CORE_READ(sk, sk_protocol) != IPPROTO_UDP &&
+	    !(flags & MSG_FASTOPEN))
+		return 0;
+	return tell(label, SOCKET_CONNECT, result_of(ctx), fd, address, len);
+}
+
+/* sendto: (fd, bytes, count, flags, address, length) */
+SEC("raw_tp/sys_exit")
+int after_sendto(struct bpf_raw_tracepoint_args *ctx)
+{
+	return after_send(ctx, (const void *)PARM(5), PARM(6), PARM(4));
+}
+
+/* sendmsg: (fd, message, flags); sendmmsg: (fd, messages, count, flags), of which the first tells
+ */
+SEC("raw_tp/sys_exit")
+int after_sendmsg(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct user_msghdr header = {};
+
+	bpf_probe_read_user(&header, sizeof(header), (const void *)PARM(2));
+	return after_send(ctx, header.msg_name, header.msg_namelen, PARM(3) | PARM(4));
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -1,6 +1,6 @@
 """Takes records out of the rings and hands each to who understands it."""
 
-from agentd.daemon.activity import Activity
+from agentd.daemon.activity import Activity, refreshed
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.messages import Messages
 from agentd.enforce.approvals import Approvals
@@ -12,7 +12,6 @@ from agentd.kernel.wire import (
     HOLD,
     HOLD_EXEC,
     HOLD_OPEN,
-    HOLD_PENDING,
     HOLD_READ,
     REC_CANDIDATE,
     REC_CHANGE,
@@ -61,7 +60,7 @@ class Dispatch:
         done = 0
         while records := self._hold_ring.read(_HOLDS_AT_ONCE):
             for record in records:
-                self._hold(HoldValue(*HOLD.unpack(record)))
+                self._hold(HoldValue(*HOLD.unpack_from(record)), record[HOLD.size :])
             done += len(records)
         return done
 
@@ -75,17 +74,26 @@ class Dispatch:
                 self._record(record)
             self.holds()
 
+    def _catch_up(self) -> None:
+        """Takes in what was told before a stop at open or exec: forks, execs, links, marks."""
+        budget = 32
+        while budget and (records := self._events.read(_HOLDS_AT_ONCE)):
+            budget -= 1
+            self.records += len(records)
+            for record in records:
+                self._record(record)
+
     def sweep(self) -> None:
         """Holds whose record did not fit the ring, or whose stop took unusually long."""
         pending: set[int] = set()
         for hold in self._kernel.held():
-            if hold.state == HOLD_PENDING and hold.id not in self._pending_seen:
+            if hold.id not in self._pending_seen:
                 pending.add(hold.id)
             else:
-                self._hold(hold)
+                self._hold(hold, b"")
         self._pending_seen = pending
 
-    def _hold(self, hold: HoldValue) -> None:
+    def _hold(self, hold: HoldValue, names: bytes) -> None:
         if hold.kind == HOLD_READ:
             self._messages.on_hold(hold)
             return
@@ -95,11 +103,13 @@ class Dispatch:
         if session is None:
             self._stops.go_on(hold)
             return
+        self._catch_up()
         info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
         if hold.kind == HOLD_EXEC:
-            self._activity.on_exec_hold(hold, session, info)
+            self._activity.on_exec_hold(hold, session, info, names)
         elif hold.kind == HOLD_OPEN:
-            self._activity.on_open_hold(hold, session, info)
+            info = refreshed(self._labelling, hold, info)
+            self._activity.files.on_open_hold(hold, session, info, names)
 
     def _record(self, record: bytes) -> None:
         head = RECORD.unpack_from(record)
@@ -121,11 +131,11 @@ class Dispatch:
             data = record[DATA.size : DATA.size + length]
             self._messages.on_data(session, info, time_ns, ino, peer_ino, flags, data)
         elif kind == REC_OPEN:
-            self._activity.on_open(record, session, info)
+            self._activity.files.on_open(record, session, info)
         elif kind == REC_SOCKET:
-            self._activity.on_socket(record, session, info)
+            self._activity.network.on_socket(record, session, info)
         elif kind == REC_CHANGE:
-            self._activity.on_change(record, session, info)
+            self._activity.files.on_change(record, session, info)
         elif kind == REC_FORK:
             self._activity.on_fork(record, session, info)
         elif kind == REC_EXIT:

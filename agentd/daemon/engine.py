@@ -84,7 +84,9 @@ class Engine:
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)
         stops = Stops(self._kernel)
-        verdicts = Verdicts(self._kernel, stops, self._approvals, self._policy, self._reporter)
+        verdicts = self._verdicts = Verdicts(
+            self._kernel, stops, self._approvals, self._policy, self._reporter
+        )
         channels = Channels(self._kernel, self._labelling.table)
         messages = Messages(
             self._labelling,
@@ -115,6 +117,7 @@ class Engine:
     def start(self) -> None:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
+        self._labelling.persist = self._verdicts.persist = self._save
         self._policy.load()
         self._labelling.selectors = self._policy.selectors
         if self._restarted:

@@ -3,12 +3,12 @@
 A set of rules that does not load changes nothing: the last good one stays, and says so.
 """
 
-import glob as globbing
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from agentd.daemon.report import Reporter
+from agentd.daemon.watched import WatchedFiles
 from agentd.errors import ConfigErrors
 from agentd.kernel.maps import KernelMaps, SocketRuleValue
 from agentd.kernel.wire import (
@@ -27,11 +27,13 @@ from agentd.kernel.wire import (
     NAME_SUFFIX,
     NAME_WATCH,
     NAME_WRITE_ONLY,
+    TELLS_CHANGES,
+    TELLS_SOCKETS,
 )
 from agentd.policy import loader
 from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
 from agentd.policy.evaluator import Evaluator
-from agentd.policy.globs import NameGlobs, expand_braces
+from agentd.policy.globs import NameGlobs
 from agentd.policy.loader import Policy
 from agentd.workloads.model import Workload
 from agentd.workloads.selectors import Selectors
@@ -39,8 +41,7 @@ from agentd.workloads.sessions import SessionRegistry
 
 _KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
 _FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
-_BINDING = frozenset({"deny", "hold", "kill"})
-_FILES_MAX = 8192
+_RESCAN_POLLS = 8
 
 
 class PolicyInForce:
@@ -65,6 +66,8 @@ class PolicyInForce:
         self.evaluator = Evaluator(self._policy)
         self.selectors = Selectors(())
         self.after_effect: set[str] = set()
+        self.watched = WatchedFiles(kernel)
+        self._polls = 0
 
     @property
     def workloads(self) -> dict[str, Workload]:
@@ -81,6 +84,10 @@ class PolicyInForce:
         self.after_effect = {note.rule_id for note in plan.notes}
         self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))
         self._tell_kernel()
+        for note in plan.notes:
+            _say(f"rule {note.rule_id}: {note.text}")
+        for text in self.selectors.problems:
+            _say(text)
         problems = [{"rule": note.rule_id, "text": note.text} for note in plan.notes]
         problems += [{"text": text} for text in self.selectors.problems]
         self._reporter.daemon_event(
@@ -101,6 +108,9 @@ class PolicyInForce:
             self.load()
         except ConfigErrors as errors:
             problems = str(errors).splitlines()
+            for text in problems:
+                _say(text)
+            _say("these rules are rejected; the last good ones stay in force")
             self._reporter.daemon_event("policy.rejected", {"policy": {"problems": problems}})
             return {
                 "rules": len(self._policy.rules),
@@ -119,7 +129,13 @@ class PolicyInForce:
         }
 
     def poll(self) -> bool:
-        """Reloads if a file has changed; True if it tried."""
+        """Reloads if a file has changed; True if it tried. Meant to be called four times a second.
+
+        Every eighth call it looks for files that have appeared under watched names.
+        """
+        self._polls += 1
+        if self._polls % _RESCAN_POLLS == 0 and len(self._registry):
+            self.watched.rescan()
         if loader.fingerprint(self.directories) == self._fingerprint:
             return False
         self.reload()
@@ -140,17 +156,14 @@ class PolicyInForce:
             return self._rule_numbers[number]
         return "unknown"
 
-    def holds_exec(self, workload: str, exe: str, filename: str) -> bool:
-        """Whether the kernel stops this exec: the same test as in exec.bpf.c."""
-        if not self._plan.exec_holds(workload):
-            return False
-        names = {
-            os.path.basename(path).encode("utf-8", "surrogateescape") for path in (exe, filename)
-        }
-        return self._plan.exec_all or not names.isdisjoint(self._plan.exec_names)
-
     def _flags(self, workload: Workload) -> int:
         flags = HOLDS_FAIL_CLOSED if workload.on_failure == "deny" else 0
+        if any(self.evaluator.wants(on, workload.name) for on in ("file.delete", "file.rename")):
+            flags |= TELLS_CHANGES
+        if any(
+            self.evaluator.wants(on, workload.name) for on in ("network.connect", "network.bind")
+        ):
+            flags |= TELLS_SOCKETS
         if workload.posture != "enforce":
             return flags
         if self._plan.mcp_holds(workload.name):
@@ -188,7 +201,7 @@ class PolicyInForce:
         for name in self._plan.exec_names:
             names[NAME_EXEC, name] = NAME_HOLD
         self._kernel.set_names(names)
-        self._watch_files()
+        self.watched.load(self._policy)
         flags = MASK_CANDIDATES if len(self.selectors) else 0
         flags |= MASK_EXEC_ALL if self._plan.exec_all else 0
         # Not the policy's own number: that starts anew with every engine, the map does not.
@@ -196,32 +209,7 @@ class PolicyInForce:
         for name in self._prepared & self._policy.workloads.keys():
             self.prepare(name)
 
-    def _watch_files(self) -> None:
-        """Watches the files that exist under watched names now by inode: a hard link is the file."""
-        self._kernel.forget_files()
-        room = _FILES_MAX
-        for rule in self._policy.rules:
-            if rule.on != "file.open":
-                continue
-            flags = NAME_HOLD if rule.action in _BINDING else NAME_WATCH
-            if rule.match.access == ("write",):
-                flags |= NAME_WRITE_ONLY
-            for path in _existing(rule.match.path or ()):
-                if room and self._kernel.watch_file(path, flags):
-                    room -= 1
 
-
-def _existing(globs: tuple[str, ...] | list[str]) -> list[str]:
-    """Files that match now; globs over whole trees (`**`) are left to the name filter."""
-    homes = ["/root", *globbing.glob("/home/*")]
-    found: list[str] = []
-    for text in globs:
-        if text.startswith("!"):
-            continue
-        for one in expand_braces(text):
-            if "**" in one or one.startswith("/proc/"):
-                continue
-            places = [home + one[1:] for home in homes] if one.startswith("~") else [one]
-            for place in places:
-                found += globbing.glob(place)
-    return [path for path in found if os.path.isfile(path)]
+def _say(text: str) -> None:
+    """To the daemon's standard error, which is the system's log under systemd."""
+    print(f"agentd: {text}", file=sys.stderr, flush=True)

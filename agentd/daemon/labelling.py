@@ -6,24 +6,36 @@ with its network rules, and their events. The system call program is attached wh
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agentd.daemon import channel
 from agentd.daemon.report import Reporter
 from agentd.errors import AgentdError
 from agentd.kernel.maps import KernelMaps
+from agentd.kernel.wire import REC_CHANGE, REC_EXEC, REC_EXIT, REC_FORK, REC_OPEN, REC_SOCKET
 from agentd.workloads import discovery
 from agentd.workloads.cgroups import CgroupError, CgroupTree
-from agentd.workloads.identity import ProcessInfo, ProcessKey
+from agentd.workloads.identity import ANCESTRY_MAX, ProcessInfo, ProcessKey, same_start
 from agentd.workloads.model import Workload
 from agentd.workloads.processes import ProcessTable
-from agentd.workloads.procfs import read_process
+from agentd.workloads.procfs import read_environ, read_process
 from agentd.workloads.selectors import Selectors
-from agentd.workloads.sessions import Session, SessionRegistry
+from agentd.workloads.sessions import Session, SessionError, SessionRegistry
 
 Prepare = Callable[[str], Workload | None]
 """Makes the kernel's settings for a workload ready; None if there is no such workload."""
+
+_TOTALS = {
+    REC_FORK: "process.fork",
+    REC_EXEC: "process.exec",
+    REC_EXIT: "process.exit",
+    REC_OPEN: "file.open",
+    REC_CHANGE: "file.change",
+    REC_SOCKET: "network",
+}
 
 
 class Labelling:
@@ -48,6 +60,7 @@ class Labelling:
         self.own: set[int] = {os.getpid(), os.getppid()}
         self.selectors = Selectors(())
         self.prepare: Prepare = lambda _name: None
+        self.persist: Callable[[], None] = lambda: None
         self.changed = False
 
     def ask_supervisor(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -72,12 +85,13 @@ class Labelling:
         label = self._kernel.label_of(pid)
         if label is not None and label.start_ns // 10**7 == info.key.start_ns // 10**7:
             present = self.registry.by_number(label.session)
-            raise AgentdError(
+            raise SessionError(
                 f"process {pid} belongs to session {present.id if present else label.session}"
                 " already; a process cannot leave its session"
             )
-        session = self._create(self.table.add(info), workload, task)
+        session = self._create(self._add(info), workload, task)
         self._enclose(session, pid)
+        self.persist()
         return session
 
     def assign(self, info: ProcessInfo, workload: str, joined: Session | None) -> Session:
@@ -105,13 +119,11 @@ class Labelling:
         info = read_process(pid)
         if info is None:
             return
-        info = self.table.add(info)
         workload = self.selectors.match(
-            info,
-            discovery.read_environ,
-            lambda: [above.exe for above in self.table.ancestors(info)],
+            info, read_environ, lambda: [above.exe for above in _ancestors(info)]
         )
         if workload is not None:
+            self._add(info)
             discovery.adopt(
                 pid,
                 workload,
@@ -123,31 +135,45 @@ class Labelling:
 
     def restore(self) -> None:
         """After an engine restart: what the kernel has labelled meanwhile joins its session."""
-        for tgid, label in self._kernel.labelled():
+        self.synchronize()
+        for session in self.registry:
+            self.prepare(session.workload)
+            if session.cgroup:
+                self._guard(session.cgroup)
+        self._watching = not len(self.registry)  # the attachment is the supervisor's: tell it
+        self._watch()
+
+    def synchronize(self) -> None:
+        """Processes that only the kernel knows of (their fork was not told) join their session."""
+        labelled = sorted(self._kernel.labelled(), key=lambda each: each[1].start_ns)
+        for tgid, label in labelled:
             session = self.registry.by_number(label.session)
             if session is None:
                 self._kernel.unlabel(tgid)
-                continue
-            self.resolve(ProcessKey(tgid, label.start_ns), session)
-        for session in self.registry:
-            if self.prepare(session.workload) is None:
-                continue
-            if session.cgroup:
-                self._guarded.add(session.cgroup)
-        self._watch()
+            else:
+                self.resolve(ProcessKey(tgid, label.start_ns), session)
 
     def resolve(self, key: ProcessKey, session: Session) -> ProcessInfo:
         """The process of a record, entered into table and session if it is new to them."""
         info = self.table.get(key)
         if info is None:
             read = read_process(key.tgid)
-            if read is None or read.key.start_ns // 10**7 != key.start_ns // 10**7:
+            if read is None or not same_start(read.key, key):
                 read = ProcessInfo(key, 0, None, 0, 0, "", (), "")
-            info = self.table.add(read)
+            read.key = key  # the kernel's is exact
+            info = self._add(read)
         if info.session is None and info.exited_ns is None:
             info.session = session.number
             self.registry.add_process(session, info.key)
         return info
+
+    def enter(self, key: ProcessKey, parent: ProcessKey) -> None:
+        """A process whose fork was not told; its parent may be unknown too."""
+        if self.table.get(parent) is None:
+            above = read_process(parent.tgid)
+            if above is not None and same_start(above.key, parent):
+                self._add(above)
+        self.table.fork(parent, key)
 
     def ended(self, session: Session) -> None:
         """The registry has lost the last process of a session: end it, if the kernel agrees."""
@@ -157,14 +183,19 @@ class Labelling:
                 self.registry.revive(session)
                 self.resolve(ProcessKey(tgid, label.start_ns), session)
                 return
-        self._reporter.session_event("session.end", self._reporter.clock.now(), session, None, {})
+        totals: Counter[str] = Counter()
+        for kind, count in self._kernel.take_totals(session.number).items():
+            totals[_TOTALS[kind]] += count
+        self._reporter.session_event(
+            "session.end", self._reporter.clock.now(), session, None, {"totals": dict(totals)}
+        )
         self._reporter.forget(session)
         self.changed = True
         if session.cgroup:
             self._guarded.discard(session.cgroup)
             self.ask_supervisor({"op": "unguard", "cgroup": session.cgroup})
             if self._cgroups is not None:
-                self._cgroups.remove(self._directory(session.cgroup))
+                self._cgroups.remove(Path(session.cgroup))
         self._watch()
 
     def reap(self) -> None:
@@ -173,6 +204,8 @@ class Labelling:
             self._cgroups.reap()
         for session in self.registry.sweep():
             self.ended(session)
+        if self.table.overfull:
+            self.table.sweep(self._reporter.clock.now())
 
     def guarded(self, session: Session) -> bool:
         """Whether the kernel refuses this session's connections by itself."""
@@ -199,7 +232,7 @@ class Labelling:
             on_failure=workload.on_failure,
             task=task,
         )
-        self.changed = True
+        self.persist()  # before the label: one without a session would be taken away again
         self._watch()
         self._set_label(info, session)
         self._reporter.session_event(
@@ -224,23 +257,30 @@ class Labelling:
             self._reporter.daemon_event("daemon.warning", {"text": str(error)})
             return
         directory = str(group.directory)
-        answer = self.ask_supervisor({"op": "guard", "cgroup": directory})
+        self._guard(directory)
         try:
             self._cgroups.move(group, pid)
         except CgroupError as error:
             self._reporter.daemon_event("daemon.warning", {"text": str(error)})
+            self._guarded.discard(directory)
             self.ask_supervisor({"op": "unguard", "cgroup": directory})
             self._cgroups.remove(group.directory)
             return
         session.cgroup = directory
+
+    def _guard(self, directory: str) -> None:
+        answer = self.ask_supervisor({"op": "guard", "cgroup": directory})
         if answer.get("error") is None:
             self._guarded.add(directory)
+        else:
+            text = f"network rules of {directory} act by kill: {answer['error']}"
+            self._reporter.daemon_event("daemon.warning", {"text": text})
 
-    @staticmethod
-    def _directory(cgroup: str) -> Any:
-        from pathlib import Path  # noqa: PLC0415
-
-        return Path(cgroup)
+    def _add(self, info: ProcessInfo) -> ProcessInfo:
+        """Enters a process, and before it those of its ancestors that are not known yet."""
+        for above in reversed(_ancestors(info)):
+            self.table.add(above)
+        return self.table.add(info)
 
     def _watch(self) -> None:
         """The system call program is attached exactly while there is a session."""
@@ -248,3 +288,15 @@ class Labelling:
         if wanted != self._watching:
             self.ask_supervisor({"op": "syscalls", "on": wanted})
             self._watching = wanted
+
+
+def _ancestors(info: ProcessInfo) -> list[ProcessInfo]:
+    """The ancestors that `/proc` shows, nearest first."""
+    found: list[ProcessInfo] = []
+    while info.ppid and len(found) < ANCESTRY_MAX:
+        above = read_process(info.ppid)
+        if above is None:
+            break
+        found.append(above)
+        info = above
+    return found

@@ -81,6 +81,7 @@ class Operations:
         }
 
     def _ps(self, _peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
+        self._labelling.synchronize()
         by_workload: dict[str, list[Session]] = {}
         for session in self._labelling.registry:
             by_workload.setdefault(session.workload, []).append(session)

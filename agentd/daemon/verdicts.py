@@ -1,5 +1,6 @@
 """Verdicts on what is not an MCP message, and how they are carried out on this tier."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agentd.daemon.inforce import PolicyInForce
@@ -7,10 +8,9 @@ from agentd.daemon.report import Reporter, describe
 from agentd.enforce.approvals import Approvals, Waiting
 from agentd.enforce.stops import Stops, kill_process, kill_session
 from agentd.kernel.maps import HoldValue, KernelMaps
-from agentd.kernel.wire import ACCESS_READ, ACCESS_WRITE
 from agentd.policy.evaluator import Decision
 from agentd.policy.model import ACTION_RANK
-from agentd.workloads.identity import ProcessInfo
+from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.sessions import Session
 
 _STOPPING = frozenset({"deny", "hold", "kill"})
@@ -32,25 +32,29 @@ class Verdicts:
         self._approvals = approvals
         self._policy = policy
         self._reporter = reporter
+        self.persist: Callable[[], None] = lambda: None
 
-    def judge(self, on: str, session: Session, subject: dict[str, Any]) -> Decision | None:
-        """What the rules say of one event; the marks it leaves are set on the session."""
-        decision = self._policy.evaluator.evaluate(on, session.workload, subject, session)
-        if decision is not None:
-            session.labels.update(decision.marks)
+    def judge(
+        self, on: str, session: Session, info: ProcessInfo, subject: dict[str, Any]
+    ) -> Decision | None:
+        """What the rules say of one event; the marks it leaves are set on the session.
+
+        Conditions see the process as `event.process`.
+        """
+        evaluator = self._policy.evaluator
+        if not evaluator.wants(on, session.workload):
+            return None
+        subject = {**subject, "process": info.to_dict()}
+        decision = evaluator.evaluate(on, session.workload, subject, session)
+        if decision is not None and decision.marks:
+            self.mark(session, decision)
         return decision
 
-    def judge_open(self, session: Session, path: str, access: int) -> Decision | None:
-        """A descriptor for both is judged as both; the more severe verdict counts."""
-        worst: Decision | None = None
-        for bit, name in ((ACCESS_WRITE, "write"), (ACCESS_READ, "read")):
-            if access & bit:
-                decision = self.judge("file.open", session, {"path": path, "access": name})
-                if decision and (
-                    worst is None or ACTION_RANK[decision.verdict] > ACTION_RANK[worst.verdict]
-                ):
-                    worst = decision
-        return worst
+    def mark(self, session: Session, decision: Decision) -> None:
+        """Sets the labels that a decision leaves; they survive this process once it returns."""
+        if not session.labels.issuperset(decision.marks):
+            session.labels.update(decision.marks)
+            self.persist()
 
     def settle(  # noqa: PLR0917 (a hold and its event)
         self,
@@ -78,6 +82,8 @@ class Verdicts:
                 described = describe(decision, session, before_effect=True, outcome=outcome)
                 described["hold_us"] = (self._reporter.clock.now() - hold.time_ns) // 1000
                 described |= extra
+                if outcome == "timeout":
+                    described["on_timeout"] = verdict
             self._reporter.session_event(cls, hold.time_ns, session, info, parts, described)
 
         binding = decision is not None and session.posture == "enforce"
@@ -105,7 +111,10 @@ class Verdicts:
         if decision.kill_scope == "session":
             kill_session(self._kernel, session.number)
         else:
-            kill_process(self._kernel, info.key.tgid, info.key.start_ns)
+            # The label's own start time: one that was read from /proc is coarser.
+            label = self._kernel.label_of(info.key.tgid)
+            if label and same_start(info.key, ProcessKey(info.key.tgid, label.start_ns)):
+                kill_process(self._kernel, info.key.tgid, label.start_ns)
 
     def _wait(  # noqa: PLR0917
         self,
@@ -129,6 +138,12 @@ class Verdicts:
         opened = describe(decision, session, before_effect=True, outcome="held")
         opened["hold_id"] = hold_id
         self._reporter.session_event("hold.open", hold.time_ns, session, info, parts, opened)
+
+
+def worst(decisions: Iterable[Decision | None]) -> Decision | None:
+    """The most severe of several decisions on one event, the first of equals."""
+    made = [decision for decision in decisions if decision is not None]
+    return max(made, key=lambda decision: ACTION_RANK[decision.verdict], default=None)
 
 
 def waiting_call(  # noqa: PLR0917

@@ -1,6 +1,5 @@
 """The kernel's maps in the words of the domain: labels, holds, roles, rules, losses."""
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -15,9 +14,12 @@ from agentd.kernel.wire import (
     MAX_WORKLOADS,
     NAME,
     NAME_LEN,
+    REC_DATA,
+    REC_FORK,
     RULE_EXCEPT,
     SETTINGS,
     SOCKET_RULE,
+    TOTAL_KEY,
     U32,
     U64,
     WORKLOAD,
@@ -168,15 +170,10 @@ class KernelMaps:
             if key not in fresh:
                 names.delete(key)
 
-    def watch_file(self, path: str | bytes, flags: int) -> bool:
-        """Watches the inode that `path` is now; False if there is no such file or no room."""
+    def watch_file(self, ino: int, dev: int, flags: int) -> bool:
+        """Watches an inode (numbers as in kernel.inodes); False if there is no room."""
         try:
-            found = os.stat(path)
-        except OSError:
-            return False
-        device = os.major(found.st_dev) << 20 | os.minor(found.st_dev)  # MKDEV of linux/kdev_t.h
-        try:
-            self._maps["files"].put(FILE_ID.pack(found.st_ino, device, 0), U32.pack(flags))
+            self._maps["files"].put(FILE_ID.pack(ino, dev, 0), U32.pack(flags))
         except KernelError as error:
             if error.errno in _ENOSPC:
                 return False
@@ -195,7 +192,19 @@ class KernelMaps:
         value = self._maps["settings"].get(U32.pack(0))
         return int(SETTINGS.unpack(value)[1]) if value else 0
 
-    # Losses
+    # Counts
+
+    def take_totals(self, session: int) -> dict[int, int]:
+        """How many events of each kind of record a session has made; they are forgotten here."""
+        totals = self._maps["totals"]
+        found = {}
+        for kind in range(REC_FORK, REC_DATA + 1):
+            key = TOTAL_KEY.pack(session, kind)
+            value = totals.get(key)
+            if value is not None:
+                found[kind] = U64.unpack(value)[0]
+                totals.delete(key)
+        return found
 
     def losses(self, numbers: Iterable[int]) -> dict[tuple[str, int], int]:
         """Counts since load: ("ring" | "hold", workload number) -> records lost, holds not taken."""

@@ -38,7 +38,9 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "readv": 19,
         "connect": 42,
         "accept": 43,
+        "sendto": 44,
         "recvfrom": 45,
+        "sendmsg": 46,
         "recvmsg": 47,
         "bind": 49,
         "truncate": 76,
@@ -52,8 +54,11 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "renameat": 264,
         "linkat": 265,
         "accept4": 288,
+        "open_by_handle_at": 304,
+        "sendmmsg": 307,
         "renameat2": 316,
         "openat2": 437,
+        "pidfd_getfd": 438,
     },
     "aarch64": {
         "unlinkat": 35,
@@ -66,11 +71,16 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "bind": 200,
         "accept": 202,
         "connect": 203,
+        "sendto": 206,
         "recvfrom": 207,
+        "sendmsg": 211,
         "recvmsg": 212,
         "accept4": 242,
+        "open_by_handle_at": 265,
+        "sendmmsg": 269,
         "renameat2": 276,
         "openat2": 437,
+        "pidfd_getfd": 438,
     },
 }
 """System call numbers by machine (asm/unistd_64.h, asm-generic/unistd.h)."""
@@ -80,7 +90,7 @@ _HANDLERS: Final = {
     "after_readv": ("readv",),
     "after_recvfrom": ("recvfrom",),
     "after_recvmsg": ("recvmsg",),
-    "after_open": ("open", "openat", "openat2", "creat"),
+    "after_open": ("open", "openat", "openat2", "creat", "open_by_handle_at", "pidfd_getfd"),
     "after_change": ("unlink", "rmdir", "truncate"),
     "after_change_at": ("unlinkat",),
     "after_move": ("rename", "link"),
@@ -88,6 +98,8 @@ _HANDLERS: Final = {
     "after_connect": ("connect",),
     "after_bind": ("bind",),
     "after_accept": ("accept", "accept4"),
+    "after_sendto": ("sendto",),
+    "after_sendmsg": ("sendmsg", "sendmmsg"),
 }
 
 
@@ -141,7 +153,12 @@ class Sensor:
             self._always.append(self._programs[name].attach_raw_tracepoint(tracepoint))
 
     def guard(self, cgroup: str) -> None:
-        """Attaches the network rules to one session's cgroup. Raises OSError or KernelError."""
+        """Attaches the network rules to one session's cgroup; idempotent.
+
+        Raises OSError or KernelError.
+        """
+        if cgroup in self._guards:
+            return
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         links = self._guards.setdefault(cgroup, [])
         try:

@@ -45,6 +45,8 @@ HOLDS_CLIENT_REQUESTS: Final = 2
 HOLDS_OPENS: Final = 4
 HOLDS_EXECS: Final = 8
 HOLDS_FAIL_CLOSED: Final = 16
+TELLS_CHANGES: Final = 32
+TELLS_SOCKETS: Final = 64
 
 ROLE_MCP: Final = 1
 ROLE_TO_SERVER: Final = 2
@@ -54,6 +56,7 @@ ROLE_OTHER: Final = 8
 NAME_WATCH: Final = 1
 NAME_HOLD: Final = 2
 NAME_WRITE_ONLY: Final = 4
+NAME_RUN: Final = 8
 
 NAME_BASE: Final = 1
 NAME_SUFFIX: Final = 2
@@ -103,6 +106,8 @@ class ExecRecord(ctypes.Structure):
         ("exe_len", c_uint32),
         ("filename_len", c_uint32),
         ("args_len", c_uint32),
+        ("cwd_len", c_uint32),
+        ("held", c_uint32),
         ("pad", c_uint32),
     )
 
@@ -146,6 +151,8 @@ class SocketRecord(ctypes.Structure):
         ("address", c_uint8 * 16),
         ("path_len", c_uint32),
         ("path", c_char * UNIX_PATH_LEN),
+        ("real_len", c_uint32),
+        ("pad", c_uint32),
     )
 
 
@@ -205,6 +212,10 @@ class Name(ctypes.Structure):
     _fields_ = (("kind", c_uint32), ("text", c_char * NAME_LEN))
 
 
+class TotalKey(ctypes.Structure):
+    _fields_ = (("session", c_uint32), ("kind", c_uint32))
+
+
 class FileId(ctypes.Structure):
     _fields_ = (("ino", c_uint64), ("dev", c_uint32), ("pad", c_uint32))
 
@@ -239,6 +250,7 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "workload": Workload,
     "channel": Channel,
     "name": Name,
+    "total_key": TotalKey,
     "file_id": FileId,
     "socket_rule": SocketRule,
     "settings": Settings,
@@ -289,6 +301,7 @@ HOLD: Final = unpacker(Hold)
 LABEL: Final = unpacker(Label)
 WORKLOAD: Final = unpacker(Workload)
 NAME: Final = unpacker(Name)
+TOTAL_KEY: Final = unpacker(TotalKey)
 FILE_ID: Final = unpacker(FileId)
 SOCKET_RULE: Final = unpacker(SocketRule)
 SETTINGS: Final = unpacker(Settings)

@@ -75,16 +75,42 @@ static __always_inline void send_record(void *data, __u64 size, __u32 workload)
 		count_in(&losses, workload);
 }
 
-/* How often this event has been seen, or 0 if the record can be left out: only the first
- * `burst` and then every power of two are worth a record. */
+/* The same for a record on which labels or watched inodes depend: the engine looks at once. */
+static __always_inline void send_urgent(void *data, __u64 size, __u32 workload)
+{
+	if (bpf_ringbuf_output(&events, data, size, BPF_RB_FORCE_WAKEUP))
+		count_in(&losses, workload);
+}
+
+static __always_inline void count_total(__u32 session, __u32 kind)
+{
+	struct total_key key = {session, kind};
+	__u64 *total = bpf_map_lookup_elem(&totals, &key);
+	__u64 none = 0;
+
+	if (!total) {
+		bpf_map_update_elem(&totals, &key, &none, BPF_NOEXIST);
+		total = bpf_map_lookup_elem(&totals, &key);
+	}
+	if (total)
+		__sync_fetch_and_add(total, 1);
+}
+
+/* Counts an event. Returns how often it has been seen, or 0 if its record can be left out: only
+ * the first `burst` and then every power of two are worth one. `key->kind` is the kind of record in
+ * its low byte; what is above tells events of one kind apart. */
 static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
 {
 	__u32 *count = bpf_map_lookup_elem(&seen, key);
 	__u32 now = 1;
 
+	count_total(key->session, key->kind & 0xff);
 	if (!count) {
-		bpf_map_update_elem(&seen, key, &now, BPF_ANY);
-		return 1;
+		if (!bpf_map_update_elem(&seen, key, &now, BPF_NOEXIST))
+			return 1;
+		count = bpf_map_lookup_elem(&seen, key); /* another CPU was first */
+		if (!count)
+			return 1;
 	}
 	now = __sync_fetch_and_add(count, 1) + 1;
 	return now <= burst || !(now & (now - 1)) ? now : 0;

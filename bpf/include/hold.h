@@ -44,21 +44,45 @@ static __always_inline void hold_failed(const struct hold *hold, __u32 flags)
 		bpf_send_signal(SIGKILL);
 }
 
-static __always_inline void take_hold(struct hold *hold, __u32 flags)
+/* A tracer is told of SIGSTOP first and can swallow it. One that belongs to a session itself does
+ * not decide for agentd; one from outside (a person with strace) is trusted to pass it on. */
+static __always_inline bool traced_by_agent(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, ptrace) && label_of(BPF_CORE_READ(task, parent, tgid));
+}
+
+static __always_inline bool stop_current(struct hold *hold, __u32 flags)
 {
 	hold->state = HOLD_PENDING;
-	if (bpf_map_update_elem(&holds, &hold->id, hold, BPF_NOEXIST)) {
+	if (traced_by_agent() || bpf_map_update_elem(&holds, &hold->id, hold, BPF_NOEXIST)) {
 		hold_failed(hold, flags);
-		return;
+		return false;
 	}
 	if (bpf_send_signal(SIGSTOP)) {
 		bpf_map_delete_elem(&holds, &hold->id);
 		hold_failed(hold, flags);
-		return;
+		return false;
 	}
 	hold->state = HOLD_STOPPED;
 	bpf_map_update_elem(&holds, &hold->id, hold, BPF_EXIST);
+	return true;
+}
+
+static __always_inline void take_hold(struct hold *hold, __u32 flags)
+{
+	if (!stop_current(hold, flags))
+		return;
 	/* A full ring loses nothing: the engine sweeps the map. */
 	if (bpf_ringbuf_output(&hold_ring, hold, sizeof(*hold), 0))
+		count_in(&failed_holds, hold->workload);
+}
+
+/* Tells of a stop whose record is `size` bytes of `scratch`, what follows the struct included. */
+static __always_inline void announce(const struct hold *hold, struct scratch *scratch, __u32 size)
+{
+	__builtin_memcpy(scratch->bytes, hold, sizeof(*hold));
+	if (size > SCRATCH_LEN || bpf_ringbuf_output(&hold_ring, scratch->bytes, size, 0))
 		count_in(&failed_holds, hold->workload);
 }

@@ -85,6 +85,23 @@ struct {
 	__type(value, __u32);
 } seen SEC(".maps");
 
+/* How many events of each kind a session has made, those that were folded into a count included.
+ * User space reads and deletes a session's entries when it ends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct total_key);
+	__type(value, __u64);
+} totals SEC(".maps");
+
+/* Inodes that a rule watches; the value holds NAME_ flags. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct file_id);
+	__type(value, __u32);
+} files SEC(".maps");
+
 /* Files (by inode and name) that no rule of this policy generation watches. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -93,10 +110,16 @@ struct {
 	__type(value, __u32);
 } cold_files SEC(".maps");
 
-#define SCRATCH_LEN 16384
+#define SCRATCH_LEN 20480
 
+/* `at`, `end` and `whole` are the state of the loop that writes a path. They are kept in the map
+ * because the verifier does not follow values there: on the stack it would try every length. */
 struct scratch {
 	__u8 bytes[SCRATCH_LEN];
+	__u32 at;
+	__u32 end;
+	__u32 whole;
+	__u32 pad;
 };
 
 struct {

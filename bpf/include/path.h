@@ -4,9 +4,8 @@
 
 #include "common.h"
 
-#define PATH_STEPS 48
-#define PATH_ROOM  4096
-
+#define PATH_STEPS     512
+#define PATH_ROOM      4096
 #define COMPONENT_ROOM 256
 
 /* A place in the tree of mounts and dentries, on its way up. */
@@ -40,41 +39,53 @@ static __always_inline int cross_mount(struct walk *walk)
 
 struct path_writer {
 	struct walk walk;
-	__u8 *bytes;
-	__u32 at;
+	struct scratch *scratch;
 };
 
 static long write_component(__u32 index, void *data)
 {
 	struct path_writer *writer = data;
+	struct scratch *scratch = writer->scratch;
 	int step = cross_mount(&writer->walk);
+	__u32 at = scratch->at;
 
-	if (step < 0 || writer->at > SCRATCH_LEN - COMPONENT_ROOM)
+	scratch->whole = step < 0;
+	if (step < 0 || at > scratch->end || at > SCRATCH_LEN - COMPONENT_ROOM)
 		return 1;
 	if (!step)
 		return 0;
 	struct dentry *dentry = writer->walk.dentry;
 	const unsigned char *name = BPF_CORE_READ(dentry, d_name.name);
-	long len = bpf_probe_read_kernel_str(writer->bytes + writer->at, COMPONENT_ROOM, name);
+	long len = bpf_probe_read_kernel_str(&scratch->bytes[at], COMPONENT_ROOM, name);
 	if (len > 0)
-		writer->at += len & (2 * COMPONENT_ROOM - 1);
+		scratch->at = at + len;
 	writer->walk.dentry = BPF_CORE_READ(dentry, d_parent);
 	return 0;
 }
 
-/* Writes the components of `path` into the scratch bytes from `start` on. Returns their length. */
+/* Writes the components from `dentry` up into the scratch bytes from `start` on. Returns their
+ * length. Of a path that is too long the upper end is missing, with "..." in its place. */
+static __always_inline __u32 write_names(struct scratch *scratch, __u32 start,
+					 struct dentry *dentry, struct vfsmount *mnt)
+{
+	struct path_writer writer = {.walk = {dentry, mount_of(mnt)}, .scratch = scratch};
+
+	scratch->at = start;
+	scratch->end = start + PATH_ROOM - COMPONENT_ROOM - 4;
+	bpf_loop(PATH_STEPS, write_component, &writer, 0);
+	__u32 at = scratch->at;
+	if (!scratch->whole && at <= SCRATCH_LEN - COMPONENT_ROOM) {
+		__builtin_memcpy(&scratch->bytes[at], "...", 4);
+		at += 4;
+	}
+	__u32 used = at - start;
+	return used <= PATH_ROOM ? used : PATH_ROOM;
+}
+
 static __always_inline __u32 write_path(struct scratch *scratch, __u32 start,
 					const struct path *path)
 {
-	struct path_writer writer = {
-		.walk = {BPF_CORE_READ(path, dentry), mount_of(BPF_CORE_READ(path, mnt))},
-		.bytes = scratch->bytes,
-		.at = start,
-	};
-
-	bpf_loop(PATH_STEPS, write_component, &writer, 0);
-	__u32 used = writer.at - start;
-	return used <= PATH_ROOM ? used : PATH_ROOM;
+	return write_names(scratch, start, BPF_CORE_READ(path, dentry), BPF_CORE_READ(path, mnt));
 }
 
 static __always_inline struct file *file_of(struct task_struct *task, __u32 fd)

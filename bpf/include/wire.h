@@ -39,8 +39,9 @@ struct fork_record {
 	__u32 pad;
 };
 
-/* Followed by three strings of the given lengths: the path components of the executable (leaf
- * first, each ended by NUL), the file name as given to execve, the argument block. */
+/* Followed by four strings of the given lengths: the path components of the executable (leaf
+ * first, each ended by NUL), those of the working directory if the file name is relative, the file
+ * name as given to execve, the argument block. */
 struct exec_record {
 	struct record head;
 	__u64 parent_start_ns;
@@ -50,6 +51,8 @@ struct exec_record {
 	__u32 exe_len;
 	__u32 filename_len;
 	__u32 args_len;
+	__u32 cwd_len;
+	__u32 held; /* 1: the process is stopped, a hold for the same exec follows */
 	__u32 pad;
 };
 
@@ -73,7 +76,7 @@ struct open_record {
 };
 
 /* Followed by: components of the base directory, the path as given, and for a rename the same
- * two for the new name. A base is empty where the given path is absolute. */
+ * two for the new name. The base of an absolute path is the root directory of the process. */
 struct change_record {
 	struct record head;
 	__u32 op; /* system call number */
@@ -102,6 +105,8 @@ struct socket_record {
 	__u8 address[16];
 	__u32 path_len;
 	char path[UNIX_PATH_LEN];
+	__u32 real_len; /* a Unix socket's path as components, where the kernel knows it; follows */
+	__u32 pad;
 };
 
 #define DATA_LOST 1 /* bytes between this record and the one before it were lost */
@@ -121,7 +126,10 @@ enum hold_kind { HOLD_READ = 1, HOLD_OPEN, HOLD_EXEC };
 enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
 
 /* A task that is stopped until its verdict; the value of the map `holds`, and the record of
- * the holds ring. */
+ * the holds ring. There it is followed, for HOLD_OPEN, by `length` bytes of path components and
+ * then those of another name that the inode has; for HOLD_EXEC, by `length` bytes of components
+ * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
+ * name as given to execve. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
@@ -156,6 +164,8 @@ struct label {
 #define HOLDS_OPENS	      4
 #define HOLDS_EXECS	      8
 #define HOLDS_FAIL_CLOSED     16 /* kill the task when a hold cannot be taken */
+#define TELLS_CHANGES	      32 /* rules judge deletes and renames: none is folded into a count */
+#define TELLS_SOCKETS	      64 /* the same for connects, binds and sends */
 
 /* Value of the array `workloads`. */
 struct workload {
@@ -178,6 +188,7 @@ struct channel {
 #define NAME_WATCH	1
 #define NAME_HOLD	2
 #define NAME_WRITE_ONLY 4
+#define NAME_RUN	8 /* stop the task that executes it */
 
 enum name_kind { NAME_BASE = 1, NAME_SUFFIX, NAME_DIR, NAME_PREFIX, NAME_EXEC };
 
@@ -185,6 +196,12 @@ enum name_kind { NAME_BASE = 1, NAME_SUFFIX, NAME_DIR, NAME_PREFIX, NAME_EXEC };
 struct name {
 	__u32 kind;
 	char text[NAME_LEN];
+};
+
+/* Key of the map `totals`; the value is how often, a __u64. */
+struct total_key {
+	__u32 session;
+	__u32 kind;
 };
 
 /* Key of the map `files`: an inode that a rule watches under whatever name. */

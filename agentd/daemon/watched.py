@@ -1,0 +1,146 @@
+"""Files that rules name, watched by inode: a hard link or a new name does not hide a file.
+
+A file is enrolled when the rules are loaded, when it is found later under a watched name, and when
+an open or a rename shows it. It stays enrolled, under the name that made it one, until the rules
+change.
+"""
+
+import glob as globbing
+import os
+from typing import Final
+
+from agentd.kernel.inodes import Inode, InodeReader
+from agentd.kernel.maps import KernelMaps
+from agentd.kernel.wire import NAME_HOLD, NAME_RUN, NAME_WATCH, NAME_WRITE_ONLY
+from agentd.policy.globs import PathIndex, expand_braces, home_directories, split_negated
+from agentd.policy.loader import Policy
+from agentd.policy.model import Rule
+
+_BINDING: Final = frozenset({"deny", "hold", "kill"})
+_FILES_MAX: Final = 8192
+_PROGRAM_PLACES: Final = (
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/bin",
+    "/sbin",
+)
+
+
+class WatchedFiles:
+    """The kernel's map of watched inodes, and the name that each is watched for."""
+
+    def __init__(self, kernel: KernelMaps) -> None:
+        self._kernel = kernel
+        self._known: dict[Inode, tuple[str, int]] = {}
+        self._index = PathIndex()
+        self._flags: list[int] = []
+        self._places: list[tuple[str, int]] = []
+        self._programs: list[tuple[str, int]] = []
+
+    def load(self, policy: Policy) -> None:
+        """Forgets what another policy watched, and enrols what exists now."""
+        self._index = PathIndex()
+        self._flags = []
+        self._places = []
+        self._programs = []
+        for rule in policy.rules:
+            if rule.on == "file.open":
+                self._add_files(rule)
+            elif rule.on == "process.exec" and rule.action in _BINDING:
+                self._programs += [(place, NAME_RUN) for place in _programs(rule)]
+        self._kernel.forget_files()
+        self._known.clear()
+        self.rescan()
+
+    def rescan(self) -> None:
+        """Enrols files that have come into being under a watched name without an event."""
+        reader = InodeReader()
+        for place, flags in self._places:
+            for path in globbing.glob(place) if globbing.has_magic(place) else (place,):
+                self._enrol(reader.read(path), path, flags)
+        for path, flags in self._programs:
+            self._enrol(reader.read(path, follow=False), path, flags)
+
+    def name(self, ino: int, dev: int) -> str | None:
+        """The name for which an inode is watched, whatever it was opened as."""
+        known = self._known.get(Inode(ino, dev))
+        return known and known[0]
+
+    def seen(self, path: str, ino: int, dev: int) -> None:
+        """An open has shown that this inode has this path."""
+        if self._flags and (flags := self._flags_of(path)):
+            self._enrol(Inode(ino, dev), path, flags)
+
+    def moved(self, path: str, to: str) -> None:
+        """A file has got a new name or another one."""
+        if self._flags and (flags := self._flags_of(path)):
+            self._enrol(InodeReader().read(to, follow=False), path, flags)
+
+    def _flags_of(self, path: str) -> int:
+        """NAME_ flags of all rules whose globs match; WRITE_ONLY only if each of them has it."""
+        merged = 0
+        for owner in self._index.owners(path):
+            merged = _merged(merged, self._flags[owner])
+        return merged
+
+    def _enrol(self, inode: Inode | None, path: str, flags: int) -> None:
+        if inode is None:
+            return
+        name, before = self._known.get(inode, (path, 0))
+        if flags & ~before == 0 or (not before and len(self._known) >= _FILES_MAX):
+            return
+        if not before:
+            flags |= self._flags_of(path)
+        flags = _merged(before, flags) if before else flags
+        if self._kernel.watch_file(inode.ino, inode.dev, flags):
+            self._known[inode] = (name, flags)
+
+    def _add_files(self, rule: Rule) -> None:
+        flags = NAME_HOLD if rule.action in _BINDING else NAME_WATCH
+        if rule.match.access == ("write",):
+            flags |= NAME_WRITE_ONLY
+        owner = len(self._flags)
+        self._flags.append(flags)
+        positive, _ = split_negated(rule.match.path or ())
+        for text in positive:
+            self._index.add(text, owner)
+            self._places += [(place, flags) for place in _places(text)]
+
+
+def _merged(one: int, other: int) -> int:
+    """Both; WRITE_ONLY stays only where each that is there has it."""
+    if not one or not other:
+        return one | other
+    return (one | other) & ~NAME_WRITE_ONLY | (one & other & NAME_WRITE_ONLY)
+
+
+def _places(text: str) -> list[str]:
+    """Globs that can be looked for; those over whole trees (`**`) are left to the name filter."""
+    places = []
+    for one in expand_braces(text):
+        if "**" in one or one.startswith("/proc/"):
+            continue
+        if one.startswith("~"):
+            homes = ["/root", "/home/*", *home_directories()]
+            places += [home + one[1:] for home in homes]
+        else:
+            places.append(one)
+    return places
+
+
+def _programs(rule: Rule) -> list[str]:
+    """Paths at which the executables that a rule names may be."""
+    positive, _ = split_negated(rule.match.exe or ())
+    found = []
+    for text in positive:
+        for one in expand_braces(text):
+            directory, name = os.path.split(one)
+            if globbing.has_magic(name):
+                continue
+            if directory == "**":
+                found += [f"{place}/{name}" for place in _PROGRAM_PLACES]
+            elif not globbing.has_magic(directory) and not one.startswith("~"):
+                found.append(one)
+    return found
