@@ -4,7 +4,6 @@ Scalars follow the YAML 1.2 core schema (YAML.org, 1.2.2, section 10.3): `on`, `
 strings, not a boolean and a number. Only plain data can come out: no tags, no Python objects.
 """
 
-import difflib
 import re
 import types
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agentd.errors import ConfigError, ConfigErrors
+from agentd.spelling import nearest
 
 Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -259,14 +259,6 @@ def _explain(model: type[BaseModel], problem: dict[str, Any]) -> tuple[str, str]
                 mend = f"found {_kind(value)}"
             prefix = f"{name}: " if name else ""
             return prefix + message[:1].lower() + message[1:], mend
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """The mend for a misspelt name."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return "known are " + ", ".join(sorted(known)) if known else "remove it"
 
 
 def _fields_at(model: type[BaseModel], location: Location) -> list[str]:

@@ -10,9 +10,8 @@ from agentd.cli.output import Settings, json_option, print_json, print_table
 from agentd.errors import ConfigError, ConfigErrors
 from agentd.policy import loader, rule_tests
 from agentd.policy.compiler import compile_plan
-from agentd.policy.loader import Policy
-from agentd.policy.model import Rule
 from agentd.policy.rule_tests import Result
+from agentd.policy.rules import Policy, Rule
 from agentd.ui.text import clean, show
 
 _PATHS = click.argument(

@@ -30,14 +30,14 @@ from agentd.kernel.wire import (
     TELLS_CHANGES,
     TELLS_SOCKETS,
 )
-from agentd.policy import loader
+from agentd.policy import files, loader
 from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import NameGlobs
-from agentd.policy.loader import Policy
-from agentd.workloads.model import Workload
+from agentd.policy.rules import Policy
 from agentd.workloads.selectors import Selectors
 from agentd.workloads.sessions import SessionRegistry
+from agentd.workloads.workload import Workload
 
 _KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
 _FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
@@ -75,7 +75,7 @@ class PolicyInForce:
 
     def load(self) -> None:
         """Loads and puts in force. Raises ConfigErrors, and then changes nothing."""
-        self._fingerprint = loader.fingerprint(self.directories)
+        self._fingerprint = files.fingerprint(self.directories)
         policy = loader.load(self.directories)
         plan = compile_plan(policy)
         self._policy, self._plan = policy, plan
@@ -96,7 +96,6 @@ class PolicyInForce:
                 "policy": {
                     "rules": len(policy.rules),
                     "workloads": len(policy.workloads),
-                    "generation": policy.generation,
                     "notes": problems,
                 }
             },
@@ -136,7 +135,7 @@ class PolicyInForce:
         self._polls += 1
         if self._polls % _RESCAN_POLLS == 0 and len(self._registry):
             self.watched.rescan()
-        if loader.fingerprint(self.directories) == self._fingerprint:
+        if files.fingerprint(self.directories) == self._fingerprint:
             return False
         self.reload()
         return True

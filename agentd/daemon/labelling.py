@@ -19,11 +19,11 @@ from agentd.kernel.wire import REC_CHANGE, REC_EXEC, REC_EXIT, REC_FORK, REC_OPE
 from agentd.workloads import discovery
 from agentd.workloads.cgroups import CgroupError, CgroupTree
 from agentd.workloads.identity import ANCESTRY_MAX, ProcessInfo, ProcessKey, same_start
-from agentd.workloads.model import Workload
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.procfs import read_environ, read_process
 from agentd.workloads.selectors import Selectors
 from agentd.workloads.sessions import Session, SessionError, SessionRegistry
+from agentd.workloads.workload import Workload
 
 Prepare = Callable[[str], Workload | None]
 """Makes the kernel's settings for a workload ready; None if there is no such workload."""

@@ -14,10 +14,8 @@ from agentd.enforce.approvals import Approvals
 from agentd.errors import AgentdError
 from agentd.events.journal import Journal
 from agentd.kernel.maps import KernelMaps
-from agentd.workloads.model import Task
 from agentd.workloads.sessions import Session, SessionError
-
-_TASK_FIELDS = ("objective", "requester", "expires")
+from agentd.workloads.task import TaskError, read_task
 
 
 class Operations:
@@ -62,12 +60,10 @@ class Operations:
     def _run(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
         """Labels the calling process itself, nobody else."""
         given = request.get("task")
-        task = None
-        if given:
-            validated = Task.model_validate(
-                {key: given[key] for key in _TASK_FIELDS if key in given}
-            )
-            task = validated.model_dump(mode="json", exclude_none=True)
+        try:
+            task = read_task(given) if given else None
+        except TaskError as error:
+            raise Refused("bad-request", f"task: {error}") from error
         try:
             session = self._labelling.run(peer.pid, str(request["workload"]), task)
         except SessionError as error:

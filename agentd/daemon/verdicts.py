@@ -9,7 +9,7 @@ from agentd.enforce.approvals import Approvals, Waiting
 from agentd.enforce.stops import Stops, kill_process, kill_session
 from agentd.kernel.maps import HoldValue, KernelMaps
 from agentd.policy.evaluator import Decision
-from agentd.policy.model import ACTION_RANK
+from agentd.policy.rules import ACTION_RANK
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.sessions import Session
 

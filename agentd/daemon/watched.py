@@ -13,8 +13,7 @@ from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.wire import NAME_HOLD, NAME_RUN, NAME_WATCH, NAME_WRITE_ONLY
 from agentd.policy.globs import PathIndex, expand_braces, home_directories, split_negated
-from agentd.policy.loader import Policy
-from agentd.policy.model import Rule
+from agentd.policy.rules import Policy, Rule
 
 _BINDING: Final = frozenset({"deny", "hold", "kill"})
 _FILES_MAX: Final = 8192

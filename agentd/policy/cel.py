@@ -1,23 +1,17 @@
 """Conditions (`when:`) in CEL: checked and compiled at load, evaluated on the hot path.
 
-The package `cel` imports a command-line tool with it (20 MB, 180 ms). Only its extension module is
-loaded here: it is found beside the package's `__init__`, which never runs.
-
 `session.has("label")` is compiled to a call that looks the label up directly, `matches` to one that
 keeps the compiled pattern (the library compiles it at every call: 50 us), and only the fields of
 `event`, `session`, `workload` and `task` that an expression names are converted for it.
 """
 
-import importlib.util
 import re
-import sys
 from functools import lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from agentd.policy import extensions
 from agentd.policy.regexes import Regex
-from agentd.yamldoc import nearest
+from agentd.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -73,26 +67,7 @@ class _Cel(Protocol):
     def Context(self) -> _Context: ...  # noqa: N802 (the module's own name)
 
 
-def _load_extension() -> _Cel:
-    """The extension module of `cel`, without running the package. Raises ImportError."""
-    loaded = sys.modules.get("cel.cel")
-    if loaded is not None:
-        return cast("_Cel", loaded)
-    package = importlib.util.find_spec("cel")
-    for directory in (package.submodule_search_locations or []) if package else []:
-        for suffix in EXTENSION_SUFFIXES:
-            file = Path(directory) / f"cel{suffix}"
-            if file.is_file():
-                loader = ExtensionFileLoader("cel.cel", str(file))
-                spec = importlib.util.spec_from_loader("cel.cel", loader)
-                if spec is not None:
-                    module = importlib.util.module_from_spec(spec)
-                    loader.exec_module(module)
-                    return cast("_Cel", module)
-    raise ImportError("no extension module of common-expression-language for this Python")
-
-
-_cel = _load_extension()
+_cel = cast("_Cel", extensions.load("cel", "cel"))
 
 
 @lru_cache(maxsize=128)

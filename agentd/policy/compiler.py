@@ -16,8 +16,7 @@ from agentd.policy.globs import (
     expand_braces,
     split_negated,
 )
-from agentd.policy.loader import Policy
-from agentd.policy.model import Rule
+from agentd.policy.rules import Policy, Rule
 
 WATCH = 1
 HOLD = 2

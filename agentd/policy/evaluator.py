@@ -14,15 +14,15 @@ from typing import Any, Protocol
 from agentd.policy import matching
 from agentd.policy.cel import Condition, Scope
 from agentd.policy.globs import NameGlobs, PathIndex
-from agentd.policy.loader import Policy
 from agentd.policy.matching import CACHE_ENTRIES, Subject, Test
-from agentd.policy.model import (
+from agentd.policy.rules import (
     ACTION_RANK,
     SEVERITY_RANK,
     Action,
     Approve,
     KillScope,
     OnTimeout,
+    Policy,
     Rule,
     Severity,
 )
@@ -164,7 +164,6 @@ class Evaluator:
     """A policy, compiled. Not thread-safe; make a new one for a new policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self.generation = policy.generation
         self.failures: OrderedDict[str, str] = OrderedDict()
         """Rule id -> its last evaluation error, for rules whose condition has failed."""
         self._rules = [CompiledRule(rule) for rule in policy.rules]

@@ -11,9 +11,9 @@ from typing import Any
 
 from agentd.policy.arguments import Arguments, PathPatterns, ValuePattern
 from agentd.policy.globs import NameGlobs, PathIndex, path_index
-from agentd.policy.model import Match, TextTest
 from agentd.policy.paths import canonical
 from agentd.policy.regexes import Regex
+from agentd.policy.rules import Match, TextTest
 
 Subject = dict[str, Any]
 Test = Callable[[Subject], bool]

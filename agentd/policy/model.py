@@ -1,41 +1,37 @@
-"""Rules as people write them. Used when files are read; the evaluator works on what it compiles."""
+"""Rules as people write them, checked with pydantic while files are read."""
 
 import ipaddress
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentd.policy import cel, globs
 from agentd.policy.arguments import parse_steps
+from agentd.policy.exchange import read_rule
 from agentd.policy.regexes import Regex
+from agentd.policy.rules import (
+    HOLD_TIMEOUT_S,
+    Access,
+    Action,
+    Approve,
+    Defaults,
+    Example,
+    KillScope,
+    On,
+    OnTimeout,
+    Protocol,
+    Rule,
+    Severity,
+)
 
 RULE_ID = r"^[a-z0-9][a-z0-9-]{0,62}$"
 LABEL = r"^[a-z0-9][a-z0-9:._-]{0,63}$"
 TAG = r"^[a-z0-9][a-z0-9-]*:[^\s:][^\s]*$"
 MAX_TIMEOUT_S = 24 * 3600.0
-
-On = Literal[
-    "mcp.tool_call",
-    "mcp.request",
-    "mcp.response",
-    "mcp.notification",
-    "file.open",
-    "file.delete",
-    "file.rename",
-    "process.exec",
-    "network.connect",
-    "network.bind",
-]
-Action = Literal["allow", "audit", "deny", "hold", "kill"]
-Severity = Literal["info", "low", "medium", "high", "critical"]
-KillScope = Literal["process", "session"]
-OnTimeout = Literal["allow", "deny", "kill"]
-
-ACTION_RANK: dict[Action, int] = {"allow": 0, "audit": 1, "hold": 2, "deny": 3, "kill": 4}
-SEVERITY_RANK: dict[Severity, int] = {"info": 0, "low": 1, "medium": 2, "high": 3, "critical": 4}
 
 MATCH_FIELDS: dict[str, frozenset[str]] = {
     "mcp": frozenset({"tool", "server", "method", "arguments"}),
@@ -88,7 +84,7 @@ def _condition(source: str) -> str:
 
 
 def _scalars(value: Any) -> Any:
-    """A glob, a list of globs or {regex: ...} -> the fields of TextTest."""
+    """A glob, a list of globs or {regex: ...} -> the fields of TextTestModel."""
     if isinstance(value, dict):
         return value
     return {
@@ -148,17 +144,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TextTest(_Strict):
+class TextTestModel(_Strict):
     """Globs over a text (any of those without `!`, none of those with), or a regular expression."""
 
     globs: tuple[Annotated[str, AfterValidator(_value_glob)], ...] = ()
     regex: Annotated[str, AfterValidator(_regex)] | None = None
 
 
-TextTests = Annotated[TextTest, BeforeValidator(_scalars)]
+TextTests = Annotated[TextTestModel, BeforeValidator(_scalars)]
 
 
-class Match(_Strict):
+class MatchModel(_Strict):
     """What an event must look like; all fields given must match. Which fields: MATCH_FIELDS."""
 
     tool: NameGlobs | None = None
@@ -169,74 +165,69 @@ class Match(_Strict):
     """Path globs for file.*, name globs on the socket path for network.*."""
     except_: Exceptions | None = Field(default=None, alias="except")
     """Path globs for file.*, networks for network.*."""
-    access: (
-        Annotated[
-            tuple[Literal["read", "write"], ...], BeforeValidator(_listed), Field(min_length=1)
-        ]
-        | None
-    ) = None
+    access: Annotated[tuple[Access, ...], BeforeValidator(_listed), Field(min_length=1)] | None = (
+        None
+    )
     exe: PathGlobs | None = None
     argv: TextTests | None = None
     cidr: Networks | None = None
     port: Ports | None = None
     protocol: (
-        Annotated[
-            tuple[Literal["tcp", "udp", "unix"], ...], BeforeValidator(_listed), Field(min_length=1)
-        ]
-        | None
+        Annotated[tuple[Protocol, ...], BeforeValidator(_listed), Field(min_length=1)] | None
     ) = None
 
 
-class Approve(_Strict):
+class ApproveModel(_Strict):
     """How long a hold waits for a person, and what happens if nobody answers."""
 
-    timeout: Annotated[float, BeforeValidator(_seconds)] = 120.0
-    """Seconds."""
+    timeout: Annotated[float, BeforeValidator(_seconds)] = HOLD_TIMEOUT_S
     on_timeout: OnTimeout = "deny"
 
 
-Example = dict[str, Any] | str
-
-
-class Tests(_Strict):
+class ExamplesModel(_Strict):
     """Examples of events: those the rule must match, and those it must leave alone."""
 
     match: tuple[Example, ...] = ()
     pass_: tuple[Example, ...] = Field(default=(), alias="pass")
 
 
-class Rule(_Strict):
+class RuleModel(_Strict):
     """One rule."""
 
     id: Annotated[str, Field(pattern=RULE_ID)]
     on: On
     workloads: NameGlobs = ("*",)
-    match: Match = Match()
+    match: MatchModel = MatchModel()
     when: Annotated[str, AfterValidator(_condition)] | None = None
     action: Action
     kill: KillScope | None = None
-    approve: Approve | None = None
+    approve: ApproveModel | None = None
     mark: Annotated[tuple[Annotated[str, Field(pattern=LABEL)], ...], BeforeValidator(_listed)] = ()
     severity: Severity = "medium"
     reason: Annotated[str, Field(max_length=500)] = ""
     tags: tuple[Annotated[str, Field(pattern=TAG)], ...] = ()
-    tests: Tests = Tests()
+    tests: ExamplesModel = ExamplesModel()
 
     @property
     def family(self) -> str:
         """The first part of `on`: mcp, file, process or network."""
         return self.on.partition(".")[0]
 
-    @property
-    def told(self) -> str:
-        """What the agent is told."""
-        return self.reason or f"not allowed by rule {self.id}"
+    def to_rule(self, defaults: Defaults) -> Rule:
+        """The rule as it is put in force."""
+        rule = read_rule(self.model_dump())
+        if self.action != "hold":
+            return rule
+        written = self.approve or ApproveModel()
+        given = "timeout" in written.model_fields_set
+        timeout = written.timeout if given else defaults.hold_timeout
+        return replace(rule, approve=Approve(timeout, written.on_timeout))
 
 
 Problem = tuple[tuple[str | int, ...], str, str]
 
 
-def problems(rule: Rule) -> Iterator[Problem]:
+def problems(rule: RuleModel) -> Iterator[Problem]:
     """What is wrong between the fields of a rule: place inside the rule, message, mend."""
     allowed = MATCH_FIELDS[rule.family]
     for name in sorted(rule.match.model_fields_set - allowed):
@@ -264,7 +255,7 @@ def _checked(field: str, values: tuple[str, ...] | None, check: Any) -> Iterator
             yield ("match", field, index), f"{field}: {error}", error.mend
 
 
-def _file_problems(rule: Rule) -> Iterator[Problem]:
+def _file_problems(rule: RuleModel) -> Iterator[Problem]:
     bad = list(_checked("path", rule.match.path, _path_glob))
     yield from bad
     yield from _checked("except", rule.match.except_, _path_glob)

@@ -4,7 +4,22 @@ Python's `re` backtracks: hostile arguments can make it run for hours. pydantic 
 crate `regex`, which cannot; it has no look-around and no back-references, and `\z` for the end.
 """
 
-from pydantic_core import SchemaError, SchemaValidator, core_schema
+from typing import Any, Protocol, cast
+
+from agentd.policy import extensions
+
+
+class _Validator(Protocol):
+    def isinstance_python(self, value: object) -> bool: ...
+
+
+class _PydanticCore(Protocol):
+    SchemaError: type[Exception]
+
+    def SchemaValidator(self, schema: dict[str, Any]) -> _Validator: ...  # noqa: N802 (its name)
+
+
+_core = cast("_PydanticCore", extensions.load("pydantic_core", "_pydantic_core"))
 
 
 class RegexError(ValueError):
@@ -22,12 +37,15 @@ class Regex:
 
     def __init__(self, pattern: str, *, dot_all: bool = True) -> None:
         """Raise RegexError."""
-        schema = core_schema.str_schema(
-            pattern=f"(?s){pattern}" if dot_all else pattern, strict=True, regex_engine="rust-regex"
-        )
+        schema = {
+            "type": "str",
+            "pattern": f"(?s){pattern}" if dot_all else pattern,
+            "strict": True,
+            "regex_engine": "rust-regex",
+        }
         try:
-            self._found = SchemaValidator(schema).isinstance_python
-        except SchemaError as error:
+            self._found = _core.SchemaValidator(schema).isinstance_python
+        except _core.SchemaError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             why = next((line for line in lines if line.startswith("error:")), lines[-1])
             raise RegexError(

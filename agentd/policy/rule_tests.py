@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.policy.evaluator import Decision, Evaluator
-from agentd.policy.loader import Policy
-from agentd.policy.model import Example, Rule
+from agentd.policy.rules import Example, Policy, Rule
 
 MAIN_FIELD = {"mcp": "tool", "file": "path", "process": "exe", "network": "address"}
 CONTEXT_FIELDS = ("session", "task", "workload")

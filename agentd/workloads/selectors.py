@@ -5,12 +5,9 @@ import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from agentd.workloads.identity import ProcessInfo, ProcessKey
-
-if TYPE_CHECKING:
-    from agentd.workloads.model import Selector, Workload
+from agentd.workloads.workload import Selector, Workload
 
 EnvironReader = Callable[[ProcessKey], Mapping[str, str]]
 
@@ -75,7 +72,7 @@ class Selectors:
     `problems` says in words which selectors cannot match on this host and why.
     """
 
-    def __init__(self, workloads: "Iterable[Workload]") -> None:
+    def __init__(self, workloads: Iterable[Workload]) -> None:
         self.problems: list[str] = []
         self._selectors = tuple(
             self._compile(workload.name, selector)
@@ -114,7 +111,7 @@ class Selectors:
         self._by_exe[exe] = found
         return found
 
-    def _compile(self, workload: str, selector: "Selector") -> _Compiled:
+    def _compile(self, workload: str, selector: Selector) -> _Compiled:
         return _Compiled(
             workload=workload,
             exe=_glob(selector.exe) if selector.exe else None,

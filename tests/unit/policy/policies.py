@@ -3,15 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentd.policy.loader import Policy
-from agentd.policy.model import Rule
+from agentd.policy.model import RuleModel
+from agentd.policy.rules import Defaults, Policy
 
 
 def policy_of(*rules: dict[str, Any]) -> Policy:
     """The rules, with ids r0, r1, ... where they have none."""
     return Policy(
         rules=[
-            Rule.model_validate({"id": f"r{number}", **rule}) for number, rule in enumerate(rules)
+            RuleModel.model_validate({"id": f"r{number}", **rule}).to_rule(Defaults())
+            for number, rule in enumerate(rules)
         ]
     )
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.policy.evaluator import Evaluator
-from agentd.policy.model import ACTION_RANK, Action
+from agentd.policy.rules import ACTION_RANK, Action
 from tests.unit.policy.policies import Session, policy_of
 
 CALL = {"method": "tools/call", "tool": "write_file", "server": "fs", "arguments": {"path": "/a"}}

@@ -9,7 +9,8 @@ from agentd.policy import rule_tests
 from agentd.policy.compiler import HOLD, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import COMMON_DIRS, COMMON_SUFFIXES
-from agentd.policy.loader import Policy, load
+from agentd.policy.loader import load
+from agentd.policy.rules import Policy
 
 RULES = Path(__file__).parents[3] / "rules"
 

@@ -10,11 +10,11 @@ import pytest
 
 from agentd.workloads.discovery import Assign, Found, adopt, discover
 from agentd.workloads.identity import ProcessInfo
-from agentd.workloads.model import Workload
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.procfs import current_key, read_process
 from agentd.workloads.selectors import Selectors
 from agentd.workloads.sessions import Session, SessionRegistry
+from tests.unit.workloads.declared import workload
 
 # A tree of three: says their pids, then lives until its standard input ends.
 TREE = """
@@ -58,10 +58,10 @@ def tree() -> Iterator[Tree]:
 
 
 def labeller(registry: SessionRegistry, then: Callable[[], None] = lambda: None) -> Assign:
-    def assign(info: ProcessInfo, workload: str, session: Session | None) -> Session:
+    def assign(info: ProcessInfo, name: str, session: Session | None) -> Session:
         if session is None:
             session = registry.create(
-                workload, info.key, uid=info.uid, started_ns=0, posture="observe", on_failure="deny"
+                name, info.key, uid=info.uid, started_ns=0, posture="observe", on_failure="deny"
             )
         registry.add_process(session, info.key)
         then()
@@ -71,7 +71,7 @@ def labeller(registry: SessionRegistry, then: Callable[[], None] = lambda: None)
 
 
 def selecting(**select: Any) -> Selectors:
-    return Selectors([Workload.model_validate({"name": "w", "select": [select]})])
+    return Selectors([workload({"name": "w", "select": [select]})])
 
 
 BY_MARK = {"argv": ["mark-of-the-tree"]}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.workloads.identity import ProcessInfo, ProcessKey
-from agentd.workloads.model import Workload
 from agentd.workloads.selectors import Selectors, units_of
+from tests.unit.workloads.declared import workload
 
 
 def process(**fields: Any) -> ProcessInfo:
@@ -28,7 +28,7 @@ def process(**fields: Any) -> ProcessInfo:
 
 def selectors(*selects: dict[str, Any]) -> Selectors:
     return Selectors(
-        Workload.model_validate({"name": f"w{number}", "select": [select]})
+        workload({"name": f"w{number}", "select": [select]})
         for number, select in enumerate(selects)
     )
 
