@@ -1,16 +1,19 @@
 """Live decisions on the daemon's own terminal (`agentd daemon --foreground`)."""
 
+import re
 from typing import TextIO
 
 import orjson
 
 from agentd.ui.live import render
 
-_ALWAYS = ("session.", "policy.", "daemon.", "hold.", "tamper")
+# On the bytes of an event, because most are not shown and need not be parsed. A quote inside a
+# string of the event is escaped there; a field of that name in a tool's arguments is shown too.
+_SHOWN = re.compile(rb'"decision":|"class":"(?:loss|tamper|session\.|policy\.|daemon\.|hold\.)')
 
 
 class Terminal:
-    """Shows what an operator wants to see: decisions, sessions, and what the daemon has to say."""
+    """Shows what an operator wants to see: decisions, sessions, losses, agentd itself."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -18,13 +21,9 @@ class Terminal:
 
     def show(self, body: bytes) -> None:
         """A listener of the reporter; an event that decides nothing is not shown."""
-        if b'"decision":' not in body and b'"loss":' not in body:
-            event = orjson.loads(body) if b'"class":"mcp.' not in body else None
-            if event is None or not event["class"].startswith(_ALWAYS):
-                return
-        else:
-            event = orjson.loads(body)
+        if not _SHOWN.search(body):
+            return
         try:
-            print(render(event, self._colour), file=self._stream, flush=True)
+            print(render(orjson.loads(body), self._colour), file=self._stream, flush=True)
         except OSError:
             return  # the terminal is gone; the journal has it

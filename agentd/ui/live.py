@@ -6,33 +6,17 @@ of another type is left out. What comes from watched processes is cleaned (see `
 
 from collections.abc import Callable
 
-from agentd.ui.text import fields, shorten, show
+from agentd.ui import verdict
+from agentd.ui.text import fields, number, shorten, show
 
-_MARKS = {
-    "allow": ("ALLOW", "32"),
-    "audit": ("AUDIT", "36"),
-    "deny": ("DENY", "1;31"),
-    "hold": ("HOLD", "1;33"),
-    "kill": ("KILL", "1;35"),
-}
 _CLASS_MARKS = {
     "loss": ("LOSS", "1;33"),
     "tamper": ("TAMPR", "1;31"),
     "policy.rejected": ("ERROR", "1;31"),
+    "daemon.start": ("READY", "1;32"),
 }
-_PLAIN = ("·", "2")
 _MARK_WIDTH = 6
 _ARGUMENT_ROOM = 120
-_VERDICT_WORDS = {
-    "allow": "allowed",
-    "audit": "noted",
-    "deny": "denied",
-    "hold": "held",
-    "kill": "killed",
-}
-_LOUD_VERDICTS = ("deny", "hold", "kill")
-_NOTED = ("marks", "errors")
-_LOUD_OUTCOMES = ("denied", "killed", "blocked", "timeout")
 
 
 def _dict(value: object) -> dict[str, object]:
@@ -41,27 +25,6 @@ def _dict(value: object) -> dict[str, object]:
 
 def _text(value: object, room: int = 80) -> str:
     return "" if value is None else show(value, room, 1)
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if -1e18 < value < 1e18 else None
-
-
-def duration(micros: object) -> str:
-    """Microseconds as `181us`, `12.4ms`, `3.2s`, `4m10s`; "" for what is no number."""
-    amount = _number(micros)
-    if amount is None:
-        return ""
-    if amount < 1_000:
-        return f"{amount:.0f}us"
-    if amount < 1_000_000:
-        return f"{amount / 1_000:.1f}ms"
-    if amount < 60_000_000:
-        return f"{amount / 1_000_000:.1f}s"
-    minutes, seconds = divmod(int(amount / 1_000_000), 60)
-    return f"{minutes}m{seconds:02d}s"
 
 
 def _clock(event: dict[str, object]) -> str:
@@ -119,7 +82,7 @@ def _mcp(event: dict[str, object]) -> str:
             )
         elif mcp.get("is_error"):
             words.append("tool error")
-        took = duration(mcp.get("latency_us"))
+        took = verdict.duration(mcp.get("latency_us"))
         words.append(f"in {took}" if took else "")
     if peer:
         words.append(f"{'<-' if from_server else '->'} {peer}")
@@ -181,6 +144,33 @@ def _loss(event: dict[str, object]) -> str:
     return f"{_text(loss.get('count'), 20)} records lost ({_text(loss.get('source'), 40)})"
 
 
+def _policy_loaded(event: dict[str, object]) -> str:
+    policy = _dict(event.get("policy"))
+    rules, workloads = _text(policy.get("rules"), 12), _text(policy.get("workloads"), 12)
+    notes = policy.get("notes")
+    late = f"; {len(notes)} notes (agentd doctor)" if isinstance(notes, list) and notes else ""
+    return f"policy loaded: {rules} rules, {workloads} workloads{late}"
+
+
+def _policy_rejected(event: dict[str, object]) -> str:
+    problems = _dict(event.get("policy")).get("problems")
+    known = problems if isinstance(problems, list) else []
+    shown = " | ".join(show(problem, 300, 0) for problem in known[:3])
+    more = f" (+{len(known) - 3} more)" if len(known) > 3 else ""
+    return f"policy rejected, the last good one stays in force: {shown}{more}"
+
+
+def _daemon_start(event: dict[str, object]) -> str:
+    daemon = _dict(event.get("daemon"))
+    version, tier = _text(daemon.get("version"), 24), _text(daemon.get("tier"), 24)
+    return " ".join(f"agentd {version} watches, tier {tier}".split())
+
+
+def _daemon_stop(event: dict[str, object]) -> str:
+    del event
+    return "agentd stops"
+
+
 # What `_other` leaves out, because the rest of the line shows it or nobody reads it there.
 _ENVELOPE = frozenset(
     (
@@ -234,52 +224,19 @@ _DESCRIBE: dict[str, Callable[[dict[str, object]], str]] = {
     "hold.open": describe,
     "hold.decided": describe,
     "loss": _loss,
+    "policy.loaded": _policy_loaded,
+    "policy.rejected": _policy_rejected,
+    "daemon.start": _daemon_start,
+    "daemon.stop": _daemon_stop,
 }
 
 
-def _words_of_verdict(verdict: str, decision: dict[str, object]) -> str:
-    plain = _VERDICT_WORDS.get(verdict) or shorten(verdict, 12)
-    if decision.get("would"):
-        return f"would be {plain}"
-    outcome = decision.get("outcome")
-    if not isinstance(outcome, str) or not outcome:
-        return plain.upper() if verdict in _LOUD_VERDICTS else plain
-    word = shorten(outcome, 12)
-    word = word.upper() if outcome in _LOUD_OUTCOMES else word
-    return f"held, {word}" if verdict == "hold" else word
-
-
-def _judged(decision: dict[str, object]) -> str:
-    verdict = decision.get("verdict")
-    if not isinstance(verdict, str):
-        return ""
-    word = _words_of_verdict(verdict, decision)
-    rules = decision.get("rules")
-    words = [word]
-    if isinstance(rules, list) and rules:
-        words.append("by " + ",".join(_text(rule, 63) for rule in rules[:4]))
-    approver = _text(decision.get("approver"), 32)
-    if approver:
-        words.append(f"(approver {approver})")
-    reason = _text(decision.get("reason"), 200)
-    text = " ".join(words) + (f": {reason}" if reason else "")
-    hold_id = _text(decision.get("hold_id"), 24)
-    held = duration(decision.get("hold_us"))
-    notes = [f"hold {hold_id}" if hold_id else "", f"held {held}" if held else ""]
-    notes += [f"{name}: {_text(decision[name], 80)}" for name in _NOTED if decision.get(name)]
-    if decision.get("before_effect") is False:
-        notes.append("after the effect")
-    shown = ", ".join(note for note in notes if note)
-    return f"{text} ({shown})" if shown else text
-
-
-def _mark(event: dict[str, object], decision: dict[str, object]) -> tuple[str, str]:
-    verdict = decision.get("verdict")
-    if isinstance(verdict, str):
-        word, style = _MARKS.get(verdict, (shorten(verdict.upper(), 5), "0"))
-        return (f"{word.lower()}?", "2") if decision.get("would") else (word, style)
+def _mark(event: dict[str, object], decision: dict[str, object]) -> verdict.Mark:
+    chosen = verdict.mark(decision)
+    if chosen is not None:
+        return chosen
     name = event.get("class")
-    return _CLASS_MARKS.get(name, _PLAIN) if isinstance(name, str) else _PLAIN
+    return _CLASS_MARKS.get(name, verdict.PLAIN) if isinstance(name, str) else verdict.PLAIN
 
 
 def render(event: dict[str, object], colour: bool) -> str:
@@ -292,8 +249,13 @@ def render(event: dict[str, object], colour: bool) -> str:
     padded = mark.ljust(_MARK_WIDTH)
     name = event.get("class")
     what = _DESCRIBE.get(name, _other) if isinstance(name, str) else _other
-    words = [_who(event), process_name(event.get("process")), what(event), _judged(decision)]
-    count = _number(event.get("count"))
+    words = [
+        _who(event),
+        process_name(event.get("process")),
+        what(event),
+        verdict.sentence(decision),
+    ]
+    count = number(event.get("count"))
     if count is not None and count > 1:
         words.append(f"x{count:.0f}")
     line = "  ".join(word for word in words if word)

@@ -57,6 +57,13 @@ def fields(mapping: dict[object, object] | dict[str, object], room: int, depth: 
     return shorten(" ".join(shown), room)
 
 
+def number(value: object) -> float | None:
+    """A JSON number as a float; None for anything else, and for what no sane event holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if -1e18 < value < 1e18 else None
+
+
 def _scalar(value: object) -> str:
     if value is None:
         return "null"

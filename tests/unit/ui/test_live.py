@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentd.ui import live
+from agentd.ui import live, verdict
 
 BASE: dict[str, object] = {
     "v": 1,
@@ -46,7 +46,8 @@ known_parts = st.sampled_from(
     ["method", "kind", "tool", "arguments", "direction", "server", "client", "error", "is_error",
      "latency_us", "anomalies", "op", "access", "path", "to", "protocol", "address", "port",
      "argv", "exe", "filename", "comm", "pid", "code", "signal", "verdict", "rules", "reason",
-     "hold_us", "hold_id", "approver", "would", "outcome", "before_effect", "count", "source"]
+     "hold_us", "hold_id", "approver", "on_timeout", "would", "outcome",
+     "before_effect", "count", "source"]
 )  # fmt: skip
 classes = st.sampled_from(
     [
@@ -143,7 +144,20 @@ def test_colour_only_adds_sgr_sequences() -> None:
             },
             "reply to tools/call x error -32602 no in 12.4ms <- fs",
         ),
-        ({"class": "daemon.start", "tier": "observe"}, "daemon.start tier=observe"),
+        (
+            {"class": "daemon.start", "daemon": {"version": "1.2", "tier": "observe"}},
+            "READY  claude-code/k3v9q2ab  node[4312]  agentd 1.2 watches, tier observe",
+        ),
+        ({"class": "daemon.stop", "daemon": {"pid": 1}}, "agentd stops"),
+        (
+            {"class": "policy.loaded", "policy": {"rules": 75, "workloads": 20, "notes": [{}]}},
+            "policy loaded: 75 rules, 20 workloads; 1 notes (agentd doctor)",
+        ),
+        (
+            {"class": "policy.rejected", "policy": {"problems": ["a.yaml:3: no such field"]}},
+            "policy rejected, the last good one stays in force: a.yaml:3: no such field",
+        ),
+        ({"class": "something.new", "tier": "observe"}, "something.new tier=observe"),
     ],
 )
 def test_each_class_says_what_happened(parts: dict[str, object], expected: str) -> None:
@@ -159,12 +173,62 @@ def test_what_would_have_happened_and_counts() -> None:
     assert line.endswith("x41")
 
 
-def test_open_hold_names_its_id() -> None:
-    event = DENIED_CALL | {
-        "class": "hold.open",
-        "decision": {"verdict": "hold", "rules": ["ask"], "hold_id": "h-7"},
-    }
-    assert "HELD by ask (hold h-7)" in live.render(event, colour=False)
+HELD: dict[str, object] = {
+    "verdict": "hold",
+    "rules": ["ask"],
+    "reason": "Needs approval.",
+    "hold_id": "h7",
+}
+ANSWERED = {"approver": "uid 0", "hold_us": 491_600}
+
+
+@pytest.mark.parametrize(
+    ("event_class", "decision", "mark", "sentence"),
+    [
+        ("hold.open", {"outcome": "held"}, "HOLD", "HELD by ask: Needs approval. (hold h7)"),
+        (
+            "mcp.request",
+            {"outcome": "allowed", **ANSWERED},
+            "ALLOW",
+            "APPROVED by uid 0 (rule ask) (hold h7, held 491.6ms)",
+        ),
+        (
+            "mcp.request",
+            {"outcome": "denied", **ANSWERED},
+            "DENY",
+            "REFUSED by uid 0 (rule ask): Needs approval. (hold h7, held 491.6ms)",
+        ),
+        (
+            "file.open",
+            {"outcome": "killed", **ANSWERED},
+            "KILL",
+            "REFUSED by uid 0, killed (rule ask): Needs approval. (hold h7, held 491.6ms)",
+        ),
+        (
+            "mcp.request",
+            {"outcome": "timeout", "on_timeout": "deny"},
+            "DENY",
+            "NO ANSWER, denied (rule ask): Needs approval. (hold h7)",
+        ),
+        ("mcp.request", {"outcome": "timeout", "on_timeout": "allow"}, "ALLOW", "NO ANSWER, allow"),
+        ("mcp.request", {"outcome": "timeout"}, "DENY", "NO ANSWER (rule ask)"),
+        ("mcp.request", {"outcome": "cancelled"}, "HOLD", "held, cancelled (rule ask)"),
+        ("mcp.request", {"outcome": "allowed", "would": True}, "hold?", "would be held by ask"),
+    ],
+)
+def test_a_hold_says_how_it_stands(
+    event_class: str, decision: dict[str, object], mark: str, sentence: str
+) -> None:
+    event = DENIED_CALL | {"class": event_class, "decision": HELD | decision}
+    line = live.render(event, colour=False)
+    assert line.split()[1] == mark
+    assert f"  {sentence}" in line
+
+
+def test_an_audited_act_is_noted_and_not_late() -> None:
+    decision = {"verdict": "audit", "rules": ["r"], "outcome": "allowed", "before_effect": False}
+    event = {**BASE, "class": "file.open", "file": {"op": "open", "path": "/x"}}
+    assert live.render(event | {"decision": decision}, colour=False).endswith("noted by r")
 
 
 @pytest.mark.parametrize(
@@ -216,4 +280,4 @@ def test_render_never_raises_and_stays_one_printable_line(event: dict[str, objec
      (True, ""), (float("nan"), ""), (None, "")],
 )  # fmt: skip
 def test_duration(micros: object, text: str) -> None:
-    assert live.duration(micros) == text
+    assert verdict.duration(micros) == text
