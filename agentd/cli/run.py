@@ -67,7 +67,10 @@ def run(
         try:
             die_with(wrapper)
             _restore_signals(inherited_ignored, mask)
-            status = _ask_for_label(socket_path, workload, task) or _become(argv)
+            # Read before the label: it is not the agent that looks at its environment here.
+            environment = _given_environment()
+            refused = _ask_for_label(socket_path, workload, task)
+            status = refused or _become(argv, environment)
         except Exception as error:  # noqa: BLE001 (told, and the command is not started)
             _complain(f"cannot start {argv[0]}: {error}")
         finally:
@@ -128,11 +131,10 @@ def _ask_for_label(socket_path: str, workload: str, task: Mapping[str, str] | No
     return 0
 
 
-def _become(argv: Sequence[str]) -> int:
+def _become(argv: Sequence[str], environment: dict[bytes, bytes]) -> int:
     """Execute the command with the environment that we were given; returns only on failure."""
     name = os.fsencode(argv[0])
     arguments = [os.fsencode(argument) for argument in argv]
-    environment = _given_environment()
     if b"/" in name:
         files = [name]
     else:
