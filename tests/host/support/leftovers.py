@@ -84,14 +84,15 @@ def foreign_daemons() -> list[str]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
-            if (
-                process.pid not in ours
-                and "daemon" in words
-                and any(Path(word).name == "agentd" for word in words[:2])
-            ):
+            if process.pid not in ours and _is_daemon(process.cmdline()):
                 found.append(describe(process))
     return found
+
+
+def _is_daemon(words: list[str]) -> bool:
+    """Whether this is the command line of `agentd daemon`, or of what it turns itself into."""
+    started = "daemon" in words and any(Path(word).name == "agentd" for word in words[:2])
+    return started or "agentd.cli.supervise" in words
 
 
 def leftovers(before: HostState, settle_s: float = 5.0) -> list[str]:
