@@ -292,6 +292,8 @@ class Messages:
                 described["hold_id"] = judged.hold_id
             if judged.approver:
                 described["approver"] = judged.approver
+            if judged.outcome == "timeout":
+                described["on_timeout"] = judged.verdict
         parts = {"mcp": self._describe_message(judged, channel)}
         self._reporter.session_event(f"mcp.{kind}", time_ns, session, info, parts, described)
 

@@ -99,7 +99,7 @@ class Mcp(BaseModel):
     tool: str | None = None
     arguments: Any = None
     direction: Literal["client-to-server", "server-to-client"] | None = None
-    channel: str | None = None
+    channel: int | None = Field(None, description="inode of the reader's pipe or socket")
     server: dict[str, Any] | None = None
     client: dict[str, Any] | None = None
     protocol_version: str | None = None
@@ -123,12 +123,23 @@ class Decision(BaseModel):
     hold_us: float | None = None
     hold_id: str | None = None
     approver: Any = None
+    on_timeout: Literal["allow", "deny", "kill"] | None = Field(
+        None, description="what was done, if the outcome is timeout"
+    )
     tier: str | None = None
     before_effect: bool | None = Field(None, description="decided before it could take effect")
     would: bool | None = Field(None, description="recorded only: the workload's posture is observe")
     outcome: (
         Literal[
-            "allowed", "denied", "killed", "blocked", "timeout", "cancelled", "gone", "released"
+            "allowed",
+            "denied",
+            "killed",
+            "blocked",
+            "held",
+            "timeout",
+            "cancelled",
+            "gone",
+            "released",
         ]
         | None
     ) = None
