@@ -7,6 +7,7 @@ change.
 
 import glob as globbing
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from agentd.kernel.inodes import Inode, InodeReader
@@ -17,14 +18,8 @@ from agentd.policy.rules import Policy, Rule
 
 _BINDING: Final = frozenset({"deny", "hold", "kill"})
 _FILES_MAX: Final = 8192
-_PROGRAM_PLACES: Final = (
-    "/usr/bin",
-    "/usr/sbin",
-    "/usr/local/bin",
-    "/usr/local/sbin",
-    "/bin",
-    "/sbin",
-)
+_TREE_MAX: Final = 1024
+_PROGRAM_PLACES: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
 
 
 class WatchedFiles:
@@ -36,6 +31,7 @@ class WatchedFiles:
         self._index = PathIndex()
         self._flags: list[int] = []
         self._places: list[tuple[str, int]] = []
+        self._trees: list[tuple[str, int]] = []
         self._programs: list[tuple[str, int]] = []
 
     def load(self, policy: Policy) -> None:
@@ -43,6 +39,7 @@ class WatchedFiles:
         self._index = PathIndex()
         self._flags = []
         self._places = []
+        self._trees = []
         self._programs = []
         for rule in policy.rules:
             if rule.on == "file.open":
@@ -51,6 +48,10 @@ class WatchedFiles:
                 self._programs += [(place, NAME_RUN) for place in _programs(rule)]
         self._kernel.forget_files()
         self._known.clear()
+        reader = InodeReader()
+        for tree, flags in self._trees:
+            for path in _files_below(tree):
+                self._enrol(reader.read(path, follow=False), path, flags)
         self.rescan()
 
     def rescan(self) -> None:
@@ -73,9 +74,17 @@ class WatchedFiles:
             self._enrol(Inode(ino, dev), path, flags)
 
     def moved(self, path: str, to: str) -> None:
-        """A file has got a new name or another one."""
-        if self._flags and (flags := self._flags_of(path)):
-            self._enrol(InodeReader().read(to, follow=False), path, flags)
+        """A file, or a directory with what is below it, has got a new name or another one."""
+        if not self._flags:
+            return
+        moved = [(path, to)]
+        if os.path.isdir(to):
+            moved = [(path + below[len(to) :], below) for below in _files_below(to)]
+        reader: InodeReader | None = None
+        for before, now in moved:
+            if flags := self._flags_of(before):
+                reader = reader or InodeReader()
+                self._enrol(reader.read(now, follow=False), before, flags)
 
     def _flags_of(self, path: str) -> int:
         """NAME_ flags of all rules whose globs match; WRITE_ONLY only if each of them has it."""
@@ -106,6 +115,7 @@ class WatchedFiles:
         for text in positive:
             self._index.add(text, owner)
             self._places += [(place, flags) for place in _places(text)]
+            self._trees += [(tree, flags) for tree in _trees(text)]
 
 
 def _merged(one: int, other: int) -> int:
@@ -115,18 +125,34 @@ def _merged(one: int, other: int) -> int:
     return (one | other) & ~NAME_WRITE_ONLY | (one & other & NAME_WRITE_ONLY)
 
 
-def _places(text: str) -> list[str]:
-    """Globs that can be looked for; those over whole trees (`**`) are left to the name filter."""
-    places = []
+def _spelled_out(text: str) -> Iterator[str]:
     for one in expand_braces(text):
-        if "**" in one or one.startswith("/proc/"):
-            continue
         if one.startswith("~"):
-            homes = ["/root", "/home/*", *home_directories()]
-            places += [home + one[1:] for home in homes]
-        else:
-            places.append(one)
-    return places
+            for home in ("/root", "/home/*", *home_directories()):
+                yield home + one[1:]
+        elif not one.startswith("/proc/"):
+            yield one
+
+
+def _places(text: str) -> list[str]:
+    """Globs that can be looked for at any time; those over trees (`**`) would take too long."""
+    return [one for one in _spelled_out(text) if "**" not in one]
+
+
+def _trees(text: str) -> list[str]:
+    """Directories of which a rule names all that is below (`/srv/keys/**`)."""
+    below = [one.removesuffix("/**") for one in _spelled_out(text) if one.endswith("/**")]
+    return [tree for glob in below if "**" not in glob for tree in globbing.glob(glob)]
+
+
+def _files_below(tree: str) -> list[str]:
+    """At most 1024 files below a directory, in at most 1024 directories."""
+    found: list[str] = []
+    for count, (directory, _, names) in enumerate(os.walk(tree)):
+        found += [f"{directory}/{name}" for name in names]
+        if count >= _TREE_MAX or len(found) >= _TREE_MAX:
+            break
+    return found[:_TREE_MAX]
 
 
 def _programs(rule: Rule) -> list[str]:
