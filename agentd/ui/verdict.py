@@ -128,14 +128,15 @@ def sentence(decision: dict[str, object]) -> str:
     text = _words(verdict, decision)
     ended = _ended_hold(decision)
     rules = _rules(decision)
-    if rules:
-        text += f" (rule {rules})" if ended else f" by {rules}"
+    if rules and not ended:
+        text += f" by {rules}"
     reason = _text(decision.get("reason"), 200)
     if reason and not (ended and _outcome(decision) in {"allowed", "released"}):
         text += f": {reason}"
     hold_id = _text(decision.get("hold_id"), 24)
     held = duration(decision.get("hold_us"))
-    notes = [f"hold {hold_id}" if hold_id else "", f"held {held}" if held else ""]
+    notes = [f"rule {rules}" if rules and ended else ""]
+    notes += [f"hold {hold_id}" if hold_id else "", f"held {held}" if held else ""]
     notes += [f"{name}: {_text(decision[name], 80)}" for name in _NOTED if decision.get(name)]
     if decision.get("before_effect") is False and verdict in _LOUD_VERDICTS:
         notes.append("after the effect")
