@@ -18,7 +18,8 @@ _REQUEST_MAX = 1 << 20
 _BACKLOG_MAX = 8 << 20
 _UCRED = struct.Struct("=iII")
 
-Handler = Callable[["Peer", dict[str, Any]], dict[str, Any]]
+Handler = Callable[["Peer", dict[str, Any]], dict[str, Any] | None]
+"""An operation: peer and request -> answer, or None if `Control.answer` gives it later."""
 
 
 class Refused(AgentdError):
@@ -39,6 +40,7 @@ class Peer:
         self.heard = b""
         self.unsent = bytearray()
         self.watching: Callable[[bytes], None] | None = None
+        self.waiting = False
         self.missed = 0
 
     def send(self, data: bytes) -> None:
@@ -110,6 +112,15 @@ class Control:
             self._reporter.unlisten(peer.watching)
         peer.connection.close()
 
+    def answer(self, peer: Peer, result: dict[str, Any]) -> None:
+        """The answer to a request that had to wait; then come the requests made meanwhile."""
+        if self._peers.get(peer.connection.fileno()) is not peer:
+            return  # it did not wait
+        peer.waiting = False
+        with contextlib.suppress(OSError):  # the loop finds a broken connection
+            peer.send(_line({"ok": True, **result}))
+            self._serve_heard(peer)
+
     def close(self) -> None:
         for fd in list(self._peers):
             self.drop(fd)
@@ -129,18 +140,27 @@ class Control:
         if not data:
             return False
         peer.heard += data
-        while b"\n" in peer.heard:
-            line, peer.heard = peer.heard.split(b"\n", 1)
-            peer.send(orjson.dumps(self._answer(peer, line), default=str) + b"\n")
+        self._serve_heard(peer)
         return len(peer.heard) <= _REQUEST_MAX
 
-    def _answer(self, peer: Peer, line: bytes) -> dict[str, Any]:
+    def _serve_heard(self, peer: Peer) -> None:
+        """Answers in the order of the requests; one that has to wait keeps the others waiting."""
+        while not peer.waiting and b"\n" in peer.heard:
+            line, peer.heard = peer.heard.split(b"\n", 1)
+            answer = self._answer(peer, line)
+            if answer is None:
+                peer.waiting = True
+            else:
+                peer.send(_line(answer))
+
+    def _answer(self, peer: Peer, line: bytes) -> dict[str, Any] | None:
         try:
             request = orjson.loads(line)
             handler = self.handlers.get(request["op"])
             if handler is None:
                 return _error("bad-request", f"there is no operation {request['op']!r}")
-            return {"ok": True, **handler(peer, request)}
+            answer = handler(peer, request)
+            return None if answer is None else {"ok": True, **answer}
         except Refused as refused:
             return _error(refused.code, str(refused))
         except AgentdError as error:
@@ -172,6 +192,10 @@ class Control:
         peer.watching = listener
         self._reporter.listen(listener)
         return {}
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return orjson.dumps(answer, default=str) + b"\n"
 
 
 def _error(code: str, text: str) -> dict[str, Any]:

@@ -1,15 +1,13 @@
-"""The policy in force: loaded from files, compiled for user space and for the kernel, reloaded.
+"""The policy in force: compiled for user space and for the kernel.
 
 A set of rules that does not load changes nothing: the last good one stays, and says so.
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from agentd.daemon.report import Reporter
 from agentd.daemon.watched import WatchedFiles
-from agentd.errors import ConfigErrors
 from agentd.kernel.maps import KernelMaps, SocketRuleValue
 from agentd.kernel.wire import (
     HOLDS_CLIENT_REQUESTS,
@@ -30,7 +28,6 @@ from agentd.kernel.wire import (
     TELLS_CHANGES,
     TELLS_SOCKETS,
 )
-from agentd.policy import files, loader
 from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import NameGlobs
@@ -49,18 +46,15 @@ class PolicyInForce:
 
     def __init__(
         self,
-        directories: list[Path],
         kernel: KernelMaps,
         registry: SessionRegistry,
         reporter: Reporter,
     ) -> None:
-        self.directories = directories
         self._kernel = kernel
         self._registry = registry
         self._reporter = reporter
         self._policy = Policy()
         self._plan = KernelPlan()
-        self._fingerprint: object = None
         self._rule_numbers: list[str] = []
         self._prepared: set[str] = set()
         self.evaluator = Evaluator(self._policy)
@@ -68,18 +62,16 @@ class PolicyInForce:
         self.after_effect: set[str] = set()
         self.watched = WatchedFiles(kernel)
         self._polls = 0
+        self._generation = 0
 
     @property
     def workloads(self) -> dict[str, Workload]:
         return self._policy.workloads
 
-    def load(self) -> None:
-        """Loads and puts in force. Raises ConfigErrors, and then changes nothing."""
-        self._fingerprint = files.fingerprint(self.directories)
-        policy = loader.load(self.directories)
-        plan = compile_plan(policy)
-        self._policy, self._plan = policy, plan
-        self.evaluator = Evaluator(policy)
+    def use(self, policy: Policy) -> None:
+        """Puts a policy in force."""
+        plan, evaluator = compile_plan(policy), Evaluator(policy)
+        self._policy, self._plan, self.evaluator = policy, plan, evaluator
         self.selectors = Selectors(policy.workloads.values())
         self.after_effect = {note.rule_id for note in plan.notes}
         self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))
@@ -90,55 +82,40 @@ class PolicyInForce:
             _say(text)
         problems = [{"rule": note.rule_id, "text": note.text} for note in plan.notes]
         problems += [{"text": text} for text in self.selectors.problems]
-        self._reporter.daemon_event(
-            "policy.loaded",
-            {
-                "policy": {
-                    "rules": len(policy.rules),
-                    "workloads": len(policy.workloads),
-                    "notes": problems,
-                }
-            },
-        )
+        self._generation += 1
+        loaded = {
+            "rules": len(policy.rules),
+            "workloads": len(policy.workloads),
+            "generation": self._generation,
+            "notes": problems,
+        }
+        if policy.disabled:
+            loaded["disabled"] = sorted(policy.disabled)
+        self._reporter.daemon_event("policy.loaded", {"policy": loaded})
 
-    def reload(self) -> dict[str, Any]:
-        """Tries to load again; what is wrong is reported, and the last good set stays in force."""
-        try:
-            self.load()
-        except ConfigErrors as errors:
-            problems = str(errors).splitlines()
-            for text in problems:
-                _say(text)
-            _say("these rules are rejected; the last good ones stay in force")
-            self._reporter.daemon_event("policy.rejected", {"policy": {"problems": problems}})
-            return {
-                "rules": len(self._policy.rules),
-                "workloads": len(self._policy.workloads),
-                "problems": problems,
-            }
+    def reload(self, policy: Policy) -> dict[str, Any]:
+        """Puts other rules in force, for the sessions there are too; the answer to `reload`."""
+        self.use(policy)
         for session in self._registry:
             workload = self.workloads.get(session.workload)
             if workload is not None:
                 session.posture = workload.posture
                 session.on_failure = workload.on_failure
-        return {
-            "rules": len(self._policy.rules),
-            "workloads": len(self._policy.workloads),
-            "problems": [],
-        }
+        return self._answer([])
 
-    def poll(self) -> bool:
-        """Reloads if a file has changed; True if it tried. Meant to be called four times a second.
+    def reject(self, problems: list[str]) -> dict[str, Any]:
+        """Reports what is wrong with the rules that were read; the answer to `reload`."""
+        for text in problems:
+            _say(text)
+        _say("these rules are rejected; the last good ones stay in force")
+        self._reporter.daemon_event("policy.rejected", {"policy": {"problems": problems}})
+        return self._answer(problems)
 
-        Every eighth call it looks for files that have appeared under watched names.
-        """
+    def rescan(self) -> None:
+        """Looks for files that have appeared under watched names, every eighth call."""
         self._polls += 1
         if self._polls % _RESCAN_POLLS == 0 and len(self._registry):
             self.watched.rescan()
-        if files.fingerprint(self.directories) == self._fingerprint:
-            return False
-        self.reload()
-        return True
 
     def prepare(self, name: str) -> Workload | None:
         """Makes the kernel ready for sessions of a workload; None if there is no such workload."""
@@ -192,6 +169,13 @@ class PolicyInForce:
             if NameGlobs(rule.workloads).match(workload)
         ]
 
+    def _answer(self, problems: list[str]) -> dict[str, Any]:
+        return {
+            "rules": len(self._policy.rules),
+            "workloads": len(self._policy.workloads),
+            "problems": problems,
+        }
+
     def _tell_kernel(self) -> None:
         names: dict[tuple[int, bytes], int] = {}
         for key in self._plan.names:
@@ -205,8 +189,8 @@ class PolicyInForce:
         flags |= MASK_EXEC_ALL if self._plan.exec_all else 0
         # Not the policy's own number: that starts anew with every engine, the map does not.
         self._kernel.set_settings(flags, self._kernel.generation() + 1)
-        for name in self._prepared & self._policy.workloads.keys():
-            self.prepare(name)
+        for workload in self._prepared & self._policy.workloads.keys():
+            self.prepare(workload)
 
 
 def _say(text: str) -> None:

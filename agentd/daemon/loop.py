@@ -1,6 +1,5 @@
-"""The engine: one thread, one loop. Holds first, then telemetry in slices, then everything else."""
+"""The engine's loop: one thread. Holds first, then telemetry in slices, then everything else."""
 
-import argparse
 import gc
 import os
 import select
@@ -9,10 +8,9 @@ import socket
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from agentd import __version__, config, paths
+from agentd import __version__, paths
 from agentd.daemon import channel
 from agentd.daemon.activity import Activity
 from agentd.daemon.channels import Channels
@@ -20,9 +18,12 @@ from agentd.daemon.control import Control
 from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
+from agentd.daemon.loading import LoadError, Loading
 from agentd.daemon.messages import Messages
 from agentd.daemon.operations import Operations
+from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import TIER, Clock, Reporter
+from agentd.daemon.settings import Loaded, read_loaded
 from agentd.daemon.terminal import Terminal
 from agentd.daemon.verdicts import Verdicts
 from agentd.enforce.approvals import Approvals
@@ -35,6 +36,7 @@ from agentd.stream.state import sent_floor
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.sessions import SessionRegistry
 
+EXIT_FAILED = 1
 EXIT_CONFIG = 78
 _SLICE = 64
 _TICK_S = 0.01
@@ -46,16 +48,20 @@ _STATE_KEY = "sessions"
 class Engine:
     """Everything the engine process does, wired together."""
 
-    def __init__(self, supervisor: socket.socket, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        supervisor: socket.socket,
+        loaded: Loaded,
+        load_arguments: list[str],
+        *,
+        foreground: bool,
+    ) -> None:
         self._supervisor = supervisor
-        self._config = config.load(arguments.config)
-        if arguments.rules:
-            directories = [Path(directory) for directory in arguments.rules]
-        else:
-            directories = [paths.shipped_rules(), *self._config.rules]
-        for text in config.secret_warnings(self._config):
+        self._settings = loaded.settings
+        self._first_policy = loaded.policy
+        for text in loaded.warnings:
             log(text)
-        channel.send(supervisor, {"op": "config", "config": self._config.to_json()})
+        channel.send(supervisor, {"op": "config", "config": loaded.config})
         heard = channel.receive(supervisor)
         if heard is None:
             raise AgentdError("the supervisor is gone")
@@ -67,20 +73,19 @@ class Engine:
         }
         self._restarted = bool(message["restart"])
         self._stopping = False
-        self._reload_wanted = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
         self._kernel = KernelMaps(maps)
         self._journal = self._open_journal()
         self._reporter = Reporter(self._journal, Clock())
-        if arguments.foreground:
+        if foreground:
             self._reporter.listen(Terminal(sys.stdout).show)
         boot = paths.boot_id()
         self._registry = SessionRegistry.from_state(self._journal.get(_STATE_KEY), boot)
         self._labelling = Labelling(
             self._kernel, self._registry, ProcessTable(), self._reporter, supervisor
         )
-        self._policy = PolicyInForce(directories, self._kernel, self._registry, self._reporter)
+        self._policy = PolicyInForce(self._kernel, self._registry, self._reporter)
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)
         stops = Stops(self._kernel)
@@ -102,7 +107,10 @@ class Engine:
             self._kernel, self._labelling, stops, self._approvals, messages, activity
         )
         listener = socket.socket(fileno=listener_fd)
-        self._control = Control(listener, self._config.control.group, self._kernel, self._reporter)
+        self._control = Control(
+            listener, self._settings.control_group, self._kernel, self._reporter
+        )
+        self._reloads = Reloads(load_arguments, loaded, self._policy, self._labelling.own)
         self._operations = Operations(
             self._control,
             self._kernel,
@@ -111,6 +119,7 @@ class Engine:
             self._approvals,
             self._journal,
             self._dispatch,
+            self._reloads,
         )
         self._losses: dict[tuple[str, int], int] = {}
 
@@ -118,7 +127,7 @@ class Engine:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._save
-        self._policy.load()
+        self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
             self._labelling.restore()
@@ -148,7 +157,7 @@ class Engine:
         poll.register(self._control.listener.fileno(), select.EPOLLIN)
         poll.register(self._supervisor.fileno(), select.EPOLLIN)
         poll.register(self._wake_read, select.EPOLLIN)
-        flush_ns = self._config.journal.flush_ms * 1_000_000
+        flush_ns = self._settings.flush_ms * 1_000_000
         next_flush = next_housekeeping = 0
         while not self._stopping:
             busy = self._dispatch.busy()
@@ -156,6 +165,8 @@ class Engine:
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
             self._dispatch.drain(_SLICE)
+            if self._reloads.turn():
+                self._labelling.selectors = self._policy.selectors
             now = time.monotonic_ns()
             if now >= next_flush:
                 next_flush = now + flush_ns
@@ -172,13 +183,14 @@ class Engine:
         self._save()
         self._reporter.flush()
         self._journal.close()
+        self._reloads.close()
         self._control.close()
         self._labelling.close()
 
     def on_signal(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
-            self._reload_wanted = True
-        else:
+            self._reloads.request()
+        elif number != signal.SIGCHLD:  # that one only has to wake the loop
             self._stopping = True
 
     @property
@@ -203,9 +215,9 @@ class Engine:
                 poll.modify(fd, select.EPOLLIN | wants_write)
 
     def _flush(self) -> None:
-        before = self._journal.stats().written if self._config.nats.servers else 0
+        before = self._journal.stats().written if self._settings.streams else 0
         self._reporter.flush()
-        if self._config.nats.servers and self._journal.stats().written != before:
+        if self._settings.streams and self._journal.stats().written != before:
             os.eventfd_write(self._publisher_wake, 1)
 
     def _housekeeping(self, now: int) -> None:
@@ -213,11 +225,8 @@ class Engine:
         self._dispatch.sweep()
         self._reporter.clock.adjust()
         self._report_losses()
-        if self._reload_wanted or self._policy.poll():
-            if self._reload_wanted:
-                self._policy.reload()
-            self._reload_wanted = False
-            self._labelling.selectors = self._policy.selectors
+        self._policy.rescan()
+        self._reloads.look()
         if now // _HOUSEKEEPING_NS % 8 == 0:
             self._labelling.reap()
         if self._labelling.changed:
@@ -268,15 +277,15 @@ class Engine:
         self._journal.flush()
 
     def _open_journal(self) -> Journal:
-        settings = self._config
+        settings = self._settings
         settings.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         floor = partial(sent_floor, paths.publisher_state_dir(settings.state_dir))
         return Journal(
             settings.journal_path,
-            settings.journal.budget,
+            settings.journal_budget,
             settings.host_name,
             paths.boot_id(),
-            sent_floor=floor if settings.nats.servers else None,
+            sent_floor=floor if settings.streams else None,
         )
 
 
@@ -285,30 +294,23 @@ def log(text: str) -> None:
     print(f"agentd: {text}", file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """`python -m agentd.daemon.engine`, started by the supervisor. Returns the exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--config")
-    parser.add_argument("--rules", action="append", default=[])
-    parser.add_argument("--foreground", action="store_true")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
-    supervisor = socket.socket(fileno=arguments.channel)
-    os.set_inheritable(arguments.channel, False)
+def main(
+    supervisor: socket.socket, loading: Loading, load_arguments: list[str], *, foreground: bool
+) -> int:
+    """Until SIGTERM; `loading` has been started with `load_arguments`. Returns the exit code."""
     try:
-        engine = Engine(supervisor, arguments)
-        signal.signal(signal.SIGTERM, engine.on_signal)
-        signal.signal(signal.SIGHUP, engine.on_signal)
-        signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
-        engine.start()
+        loaded = read_loaded(loading.result())
     except ConfigErrors as errors:
         log(str(errors))
         return EXIT_CONFIG
+    except LoadError as error:
+        log(str(error))
+        return EXIT_FAILED
+    engine = Engine(supervisor, loaded, load_arguments, foreground=foreground)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, engine.on_signal)
+    signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
+    engine.start()
     engine.run()
     engine.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 from agentd import __version__, paths
@@ -9,6 +10,7 @@ from agentd.daemon.control import Control, Peer, Refused
 from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
+from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import TIER
 from agentd.enforce.approvals import Approvals
 from agentd.errors import AgentdError
@@ -30,6 +32,7 @@ class Operations:
         approvals: Approvals,
         journal: Journal,
         dispatch: Dispatch,
+        reloads: Reloads,
     ) -> None:
         self._control = control
         self._kernel = kernel
@@ -38,6 +41,7 @@ class Operations:
         self._approvals = approvals
         self._journal = journal
         self._dispatch = dispatch
+        self._reloads = reloads
         control.handlers |= {
             "ping": self._ping,
             "run": self._run,
@@ -142,11 +146,10 @@ class Operations:
             raise Refused("not-found", f"no call {hold_id} is held; it may have timed out")
         return {"id": hold_id, "verdict": verdict}
 
-    def _reload(self, peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
+    def _reload(self, peer: Peer, _request: dict[str, Any]) -> None:
+        """Answers when the rules have been read, and the loop goes on meanwhile."""
         self._control.may_decide(peer)
-        result = self._policy.reload()
-        self._labelling.selectors = self._policy.selectors
-        return result
+        self._reloads.request(partial(self._control.answer, peer))
 
     def _status(self, _peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
         stats = self._journal.stats()
