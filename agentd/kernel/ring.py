@@ -4,6 +4,10 @@ Layout (kernel/bpf/ringbuf.c): a page with the consumer position, a page with th
 position, the data. A record is a u32 length with two flag bits, a u32 page offset, the bytes,
 padded to 8. The kernel offers the data twice in a row so that no record wraps; it is mapped once
 here, as the second copy would count as resident memory again.
+
+The positions are read and written through memoryviews, which move the eight bytes at once. The
+struct module does not: `pack_into` clears the field before it fills it byte by byte, and a kernel
+that reserves a record in that moment sees position 0, takes the ring for full and loses it.
 """
 
 import mmap
@@ -13,14 +17,13 @@ from typing import Final
 _BUSY: Final = 1 << 31
 _DISCARD: Final = 1 << 30
 _HEADER: Final = 8
-_POSITION: Final = struct.Struct("=Q")
 _LENGTH: Final = struct.Struct("=I")
 
 
 class RingReader:
     """The consumer of one ring buffer. Only one process may consume a ring at a time."""
 
-    __slots__ = ("_consumer", "_data", "_position", "_size", "fd")
+    __slots__ = ("_consumed", "_consumer", "_data", "_position", "_produced", "_size", "fd")
 
     def __init__(self, fd: int, size: int) -> None:
         """`size` in bytes is the map's max_entries: a power of two of whole pages."""
@@ -29,12 +32,13 @@ class RingReader:
         self._size = size
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._data = mmap.mmap(fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._position: int = _POSITION.unpack_from(self._consumer, 0)[0]
+        self._consumed = memoryview(self._consumer).cast("Q")
+        self._produced = memoryview(self._data)[:8].cast("Q")
+        self._position: int = self._consumed[0]
 
     def pending(self) -> int:
         """Bytes that wait to be read."""
-        produced: int = _POSITION.unpack_from(self._data, 0)[0]
-        return produced - self._position
+        return self._produced[0] - self._position
 
     def read(self, limit: int) -> list[bytes]:
         """At most `limit` records, oldest first, as copies; their room is given back."""
@@ -43,7 +47,7 @@ class RingReader:
         mask = size - 1
         page = mmap.PAGESIZE
         position = self._position
-        produced: int = _POSITION.unpack_from(data, 0)[0]
+        produced = self._produced[0]
         records: list[bytes] = []
         while position < produced and len(records) < limit:
             at = position & mask
@@ -65,9 +69,11 @@ class RingReader:
             position += (length + _HEADER + 7) & ~7
         if position != self._position:
             self._position = position
-            _POSITION.pack_into(self._consumer, 0, position)
+            self._consumed[0] = position
         return records
 
     def close(self) -> None:
+        self._consumed.release()
+        self._produced.release()
         self._consumer.close()
         self._data.close()
