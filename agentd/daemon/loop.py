@@ -161,7 +161,8 @@ class Engine:
         next_flush = next_housekeeping = 0
         while not self._stopping:
             busy = self._dispatch.busy()
-            timeout = 0.0 if busy else (_TICK_S if len(self._registry) else _IDLE_TICK_S)
+            watching = len(self._registry) or self._journal.pending
+            timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
             self._dispatch.drain(_SLICE)

@@ -129,6 +129,11 @@ class Journal:
         self._buffered += len(body) + _ROW_OVERHEAD
         return body
 
+    @property
+    def pending(self) -> bool:
+        """Whether events wait in memory for the next flush."""
+        return bool(self._buffer)
+
     def flush(self) -> FlushStatus:
         """Write what is buffered; never raises for what the disk does.
 
