@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from agentd.cli.exits import Exit
-from agentd.cli.output import Settings, json_option, print_json, print_table
+from agentd.cli.output import SHIPPED_RULES, Settings, json_option, print_json, print_table
 from agentd.errors import ConfigError, ConfigErrors
 from agentd.policy import loader, rule_tests
 from agentd.policy.compiler import compile_plan
@@ -42,7 +42,10 @@ def load(ctx: click.Context, paths: Sequence[Path], *, as_json: bool) -> Policy:
     """The policy in `paths`; where it has problems, prints them all and ends with 78."""
     settings = ctx.find_object(Settings) or Settings()
     try:
-        return loader.load(paths or settings.rule_sources())
+        if paths:
+            # What these files switch off need not be among them.
+            return loader.load(paths, beside=[SHIPPED_RULES])
+        return loader.load(settings.rule_sources())
     except ConfigErrors as errors:
         if as_json:
             print_json({"ok": False, "problems": [problem_fields(one) for one in errors.errors]})
@@ -65,9 +68,12 @@ def check(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         counts = {"rules": len(policy.rules), "workloads": len(policy.workloads)}
         noted = [{"rule": note.rule_id, "text": note.text} for note in notes]
-        print_json({"ok": True, **counts, "problems": [], "notes": noted})
+        disabled = sorted(policy.disabled)
+        print_json({"ok": True, **counts, "problems": [], "notes": noted, "disabled": disabled})
         return
     click.echo(f"{len(policy.rules)} rules and {len(policy.workloads)} workloads: ok")
+    for rule, source in policy.disabled.items():
+        click.echo(f"{source}: note: {rule} is switched off")
     for note in notes:
         click.echo(f"{policy.sources[note.rule_id]}: note: {note.rule_id}: {clean(note.text)}")
 

@@ -8,6 +8,7 @@ import pytest
 from agentd.errors import ConfigErrors
 from agentd.policy.files import fingerprint
 from agentd.policy.loader import load
+from agentd.policy.rules import Approve, Defaults
 
 GOOD = "rules:\n  - {id: good, on: mcp.request, action: deny}\n"
 
@@ -188,3 +189,108 @@ def test_fingerprint_changes_with_every_edit(tmp_path: Path) -> None:
     seen.add(fingerprint([tmp_path]))
     assert len(seen) == 5
     assert fingerprint([tmp_path]) in seen
+
+
+SHIPPED = """
+rules:
+  - {id: exec-a, on: process.exec, action: deny, match: {exe: "**/a"}}
+  - {id: exec-b, on: process.exec, action: deny, match: {exe: "**/b"}}
+  - {id: other, on: mcp.request, action: deny}
+"""
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> list[Path]:
+    """A directory with shipped rules, and one of the host's own that is empty yet."""
+    shipped, local = tmp_path / "shipped", tmp_path / "local"
+    shipped.mkdir()
+    local.mkdir()
+    (shipped / "a.yaml").write_text(SHIPPED)
+    return [shipped, local]
+
+
+@pytest.mark.parametrize(
+    ("disable", "left"),
+    [
+        ("[exec-a]", ["exec-b", "other"]),
+        ("['exec-*']", ["other"]),
+        ("[exec-a, '*-b', other]", []),
+        ("[]", ["exec-a", "exec-b", "other"]),
+    ],
+)
+def test_a_later_file_switches_rules_off(
+    directories: list[Path], disable: str, left: list[str]
+) -> None:
+    (directories[1] / "a.yaml").write_text(f"disable: {disable}\n")
+    policy = load(directories)
+    assert [rule.id for rule in policy.rules] == left == list(policy.sources)
+    assert set(policy.disabled) == {"exec-a", "exec-b", "other"} - set(left)
+    assert all(source.file.parent == directories[1] for source in policy.disabled.values())
+
+
+def test_a_rule_may_take_the_place_of_one_that_its_file_switches_off(
+    directories: list[Path],
+) -> None:
+    own = "rules:\n  - {id: exec-a, on: process.exec, action: audit}\ndisable: [exec-a]\n"
+    (directories[1] / "a.yaml").write_text(own)
+    actions = {rule.id: rule.action for rule in load(directories).rules}
+    assert actions == {"exec-b": "deny", "other": "deny", "exec-a": "audit"}
+
+
+def test_two_files_may_switch_off_the_same_rule(directories: list[Path]) -> None:
+    (directories[1] / "a.yaml").write_text("disable: [other]\n")
+    (directories[1] / "b.yaml").write_text("disable: [other]\n")
+    assert str(load(directories).disabled["other"]) == f"{directories[1]}/a.yaml:1"
+
+
+@pytest.mark.parametrize(
+    ("disable", "expected"),
+    [
+        ("[exec-aa]", "no rule read before this file has the id 'exec-aa'; did you mean 'exec-a'?"),
+        ("['zzz-*']", "no rule read before this file has the id 'zzz-*'; `agentd rules list`"),
+        ("['!exec-a']", "'!exec-a': '!' means nothing here; name the rules"),
+        ("[1]", "1 is not the id of a rule; write an id"),
+        ("['a[']", "'a[' has a '[' without ']'; close it"),
+        ("[late]", "no rule read before this file has the id 'late'"),
+    ],
+)
+def test_what_cannot_be_switched_off_is_an_error(
+    directories: list[Path], disable: str, expected: str
+) -> None:
+    (directories[1] / "b.yaml").write_text(f"# host\ndisable: {disable}\n")
+    (directories[1] / "c.yaml").write_text("rules:\n  - {id: late, on: mcp.request, action: deny}")
+    with pytest.raises(ConfigErrors) as caught:
+        load(directories)
+    assert str(caught.value).startswith(f"{directories[1]}/b.yaml:2: disable: {expected}")
+
+
+def test_files_checked_alone_may_switch_off_what_lies_beside_them(directories: list[Path]) -> None:
+    shipped, local = directories
+    (local / "a.yaml").write_text("disable: ['exec-*', other]\n")
+    policy = load([local], beside=[shipped])
+    assert (policy.rules, policy.disabled) == ([], {})
+    with pytest.raises(ConfigErrors, match="no rule read before"):
+        load([local])
+
+
+def test_disable_is_a_list(directories: list[Path]) -> None:
+    (directories[1] / "a.yaml").write_text("disable: exec-a\n")
+    with pytest.raises(ConfigErrors, match="'disable' is not a list; put '- ' before each"):
+        load(directories)
+
+
+def test_defaults_fill_in_what_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "rules:\n"
+        "  - {id: a, on: mcp.request, action: hold}\n"
+        "  - {id: b, on: mcp.request, action: hold, approve: {on_timeout: kill}}\n"
+        "  - {id: c, on: mcp.request, action: hold, approve: {timeout: 120s}}\n"
+        "  - {id: d, on: mcp.request, action: deny}\n"
+        "workloads:\n  - {name: x}\n  - {name: y, on_failure: deny}\n"
+    )
+    policy = load([tmp_path], Defaults(hold_timeout=7.0, on_failure="allow"))
+    approvals = [rule.approve for rule in policy.rules]
+    assert approvals == [Approve(7.0, "deny"), Approve(7.0, "kill"), Approve(120.0, "deny"), None]
+    on_failure = {name: workload.on_failure for name, workload in policy.workloads.items()}
+    assert on_failure == {"x": "allow", "y": "deny"}
+    assert load([tmp_path]).rules[0].approve == Approve(120.0, "deny")

@@ -57,6 +57,13 @@ def test_no_shipped_rule_stops_opens_by_a_part_that_everything_has(policy: Polic
             assert not (name.kind == "suffix" and text in COMMON_SUFFIXES), text
 
 
+def test_shipped_rules_stop_execs_by_name_only(policy: Policy) -> None:
+    plan = compile_plan(policy)
+    assert not plan.exec_all
+    assert {b"bash", b"node", b"python3", b"gcore"} <= plan.exec_names
+    assert not plan.exec_names & {b"ls", b"cat", b"git", b"grep", b"make", b"cc"}
+
+
 @pytest.mark.parametrize(
     "path",
     [
