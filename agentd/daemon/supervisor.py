@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,16 @@ class Child:
     def due(self) -> bool:
         return self.process is None and time.monotonic() >= self._not_before
 
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL after five seconds."""
+    def stop(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """SIGTERM, then SIGKILL after five seconds. `meanwhile` is called until it has ended."""
         if self.process is None:
             return
         self.process.terminate()
+        deadline = time.monotonic() + _STOP_S
+        while meanwhile and self.process.poll() is None and time.monotonic() < deadline:
+            meanwhile()
         try:
-            self.process.wait(_STOP_S)
+            self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -265,7 +269,7 @@ class Supervisor:
 
     def _shut_down(self) -> None:
         self._stopping = True
-        self._engine.stop()
+        self._engine.stop(self._wait)  # it may be waiting for an answer of ours
         self._stand_in.release_all(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _RELEASE_ALL_NS)
         self._publisher.stop()
         self._sensor.close()
