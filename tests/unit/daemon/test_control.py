@@ -1,0 +1,90 @@
+"""Answers that come later, and the order of answers on one connection."""
+
+import json
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from agentd.daemon.control import Control, Peer
+
+if TYPE_CHECKING:
+    from agentd.daemon.report import Reporter
+    from agentd.kernel.maps import KernelMaps
+
+
+class Server:
+    """A control socket with two operations, `now` and `later`, and a client of it."""
+
+    def __init__(self, path: Path) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        kernel, reporter = cast("KernelMaps", None), cast("Reporter", None)
+        self.control = Control(listener, "agentd", kernel, reporter)
+        self.control.handlers |= {"now": self._now, "later": self._later}
+        self.waiting: list[Peer] = []
+        self.client = socket.socket(socket.AF_UNIX)
+        self.client.connect(str(path))
+        self.client.settimeout(5)
+        self._lines = self.client.makefile("rb")
+        accepted = self.control.accept()
+        assert accepted is not None
+        self.fd = accepted
+
+    def _now(self, _peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+        return {"number": request["number"]}
+
+    def _later(self, peer: Peer, _request: dict[str, Any]) -> None:
+        self.waiting.append(peer)
+
+    def ask(self, *requests: dict[str, Any]) -> None:
+        self.client.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in requests))
+        self.control.serve(self.fd, readable=True, writable=False)
+
+    def heard(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._lines.readline())
+        return answer
+
+    def silent(self) -> bool:
+        return not select.select([self.client], [], [], 0)[0]
+
+    def close(self) -> None:
+        self._lines.close()
+        self.client.close()
+        self.control.close()
+        self.control.listener.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "control.sock")
+    yield server
+    server.close()
+
+
+def test_an_answer_that_comes_later_keeps_the_order(server: Server) -> None:
+    server.ask({"op": "now", "number": 1}, {"op": "later"}, {"op": "now", "number": 2})
+    assert server.heard() == {"ok": True, "number": 1}
+    server.ask({"op": "now", "number": 3})
+    assert server.silent()
+    server.control.answer(server.waiting.pop(), {"done": True})
+    assert [server.heard() for _ in range(3)] == [
+        {"ok": True, "done": True},
+        {"ok": True, "number": 2},
+        {"ok": True, "number": 3},
+    ]
+    server.ask({"op": "later"})
+    server.control.answer(server.waiting.pop(), {"done": 2})
+    assert server.heard() == {"ok": True, "done": 2}
+
+
+def test_whoever_does_not_wait_gets_no_answer(server: Server) -> None:
+    server.ask({"op": "later"})
+    server.client.shutdown(socket.SHUT_RDWR)
+    assert not server.control.serve(server.fd, readable=True, writable=False)
+    server.control.answer(server.waiting.pop(), {"done": True})
+    assert not server.control.has(server.fd)
