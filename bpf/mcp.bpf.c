@@ -15,10 +15,11 @@
 #define AF_UNIX	 1
 #define MSG_PEEK 2
 
-#define SHORT_PIECE 64
-#define CHUNK	    8192
-#define MAX_CHUNKS  64
-#define MAX_IOVECS  8
+#define SHORT_PIECE  64
+#define CHUNK	     8192
+#define MAX_CHUNKS   1280
+#define MAX_IOVECS   1024 /* UIO_MAXIOV */
+#define FEW_IOVECS   8
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -46,7 +47,7 @@ struct bytes_read {
 	__u32 syscall;
 };
 
-/* Fills in what file was read; false unless it is a pipe or a Unix socket. */
+/* Fills in which file was read; false unless it is a pipe or a Unix socket. */
 static __always_inline bool find_file(struct bytes_read *read)
 {
 	struct file *file = file_of((void *)bpf_get_current_task(), read->fd);
@@ -72,82 +73,119 @@ static __always_inline bool find_file(struct bytes_read *read)
 	return true;
 }
 
+/* Takes the first bytes from the first iovec that is not empty. */
 static __always_inline void use_iovecs(struct bytes_read *read, __u64 iov, __u64 count)
 {
 	struct iovec first = {};
 
-	bpf_probe_read_user(&first, sizeof(first), (void *)iov);
+	for (int i = 0; i < FEW_IOVECS && !first.iov_len; i++)
+		bpf_probe_read_user(&first, sizeof(first), (void *)(iov + i * sizeof(first)));
 	read->iov = iov;
 	read->iovcnt = count < MAX_IOVECS ? count : MAX_IOVECS;
 	read->address = (__u64)first.iov_base;
 	read->first_len = first.iov_len < read->total ? first.iov_len : read->total;
 }
 
+/* A copy under way. It lies in a map, as the verifier would follow its every value on the stack. */
 struct copy {
-	const struct label *label;
-	struct bytes_read *read;
+	struct label label;
+	struct bytes_read read;
 	__u64 address;
-	__u64 left;
-	__u32 lost;
+	__u64 here; /* bytes left at `address` */
+	__u64 left; /* in all */
+	__u64 next; /* the iovec after this one */
+	__u32 flags;  /* of the next record */
+	__u32 urgent; /* a channel that is new to user space: who writes to it may soon be gone */
 };
 
-static long copy_chunk(__u32 index, void *data)
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct copy);
+} copies SEC(".maps");
+
+static __always_inline struct copy *get_copy(void)
 {
-	struct copy *copy = data;
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&copies, &zero);
+}
+
+static __always_inline bool send_chunk(const struct copy *copy, __u32 len)
+{
 	struct scratch *scratch = get_scratch();
 	struct data_record *record = (void *)scratch;
-	__u32 len = copy->left < CHUNK ? copy->left : CHUNK;
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	__u64 wakeup = copy->urgent || waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP
+								: BPF_RB_NO_WAKEUP;
 
-	if (!scratch || !len)
-		return 1;
-	if (len > CHUNK)
-		len = CHUNK;
-	fill_head(&record->head, REC_DATA, copy->label);
-	record->ino = copy->read->ino;
-	record->peer_ino = copy->read->peer_ino;
-	record->fd = copy->read->fd;
+	if (!scratch || len > CHUNK)
+		return false;
+	fill_head(&record->head, REC_DATA, &copy->label);
+	record->ino = copy->read.ino;
+	record->peer_ino = copy->read.peer_ino;
+	record->fd = copy->read.fd;
 	record->len = len;
-	record->flags = 0;
+	record->flags = copy->flags;
 	record->pad = 0;
-	if (bpf_probe_read_user(&scratch->bytes[sizeof(*record)], len, (void *)copy->address))
-		record->flags = DATA_LOST;
-	send_record(scratch, sizeof(*record) + len, copy->label->workload);
+	return !bpf_probe_read_user(&scratch->bytes[sizeof(*record)], len, (void *)copy->address) &&
+	       !bpf_ringbuf_output(&events, scratch, sizeof(*record) + len, wakeup);
+}
+
+/* Sends up to CHUNK bytes. What cannot be sent is counted, and the record after it says so. */
+static long copy_chunk(__u32 index, void *data)
+{
+	struct copy *copy = get_copy();
+	struct iovec iov = {};
+	__u32 len;
+
+	if (!copy || !copy->left)
+		return 1;
+	if (!copy->here) {
+		bpf_probe_read_user(&iov, sizeof(iov), (void *)copy->next);
+		copy->next += sizeof(iov);
+		copy->address = (__u64)iov.iov_base;
+		copy->here = iov.iov_len < copy->left ? iov.iov_len : copy->left;
+	}
+	len = copy->here < CHUNK ? copy->here : CHUNK;
+	if (!len)
+		return 0;
+	if (send_chunk(copy, len)) {
+		copy->flags = 0;
+	} else {
+		count_in(&losses, copy->label.workload);
+		copy->flags = DATA_LOST | DATA_INSIDE;
+	}
 	copy->address += len;
+	copy->here -= len;
 	copy->left -= len;
 	return 0;
 }
 
-static long copy_iovec(__u32 index, void *data)
+/* Sends the bytes to user space; false if the last of them were lost. */
+static __always_inline bool copy_out(const struct label *label, const struct bytes_read *read,
+				     __u32 flags, bool urgent)
 {
-	struct copy *copy = data;
-	struct iovec iov = {};
-	__u64 left = copy->left;
+	struct copy *copy = get_copy();
 
-	bpf_probe_read_user(&iov, sizeof(iov), (void *)(copy->read->iov + index * sizeof(iov)));
-	copy->address = (__u64)iov.iov_base;
-	copy->left = iov.iov_len < left ? iov.iov_len : left;
-	left -= copy->left;
-	bpf_loop(MAX_CHUNKS, copy_chunk, copy, 0);
-	copy->left = left;
-	return left == 0;
-}
-
-/* Sends the bytes to user space; what does not fit is counted, and the next record says so. */
-static __always_inline void copy_out(const struct label *label, struct bytes_read *read)
-{
-	struct copy copy = {
-		.label = label, .read = read, .address = read->address, .left = read->total};
-
-	if (read->iovcnt)
-		bpf_loop(MAX_IOVECS, copy_iovec, &copy, 0);
-	else
-		bpf_loop(MAX_CHUNKS, copy_chunk, &copy, 0);
-	if (copy.left)
+	if (!copy)
+		return false;
+	copy->label = *label;
+	copy->read = *read;
+	copy->address = read->address;
+	copy->here = read->iovcnt ? 0 : read->total;
+	copy->left = read->total;
+	copy->next = read->iov;
+	copy->flags = flags;
+	copy->urgent = urgent;
+	bpf_loop(MAX_CHUNKS, copy_chunk, NULL, 0);
+	if (copy->left)
 		count_in(&losses, label->workload);
+	return !copy->left && !(copy->flags & DATA_LOST);
 }
 
 static __always_inline void hold_read(const struct label *label, const struct bytes_read *read,
-				      __u32 flags, bool was_partial)
+				      __u32 workload, __u32 flags)
 {
 	struct hold *hold = new_hold(label, HOLD_READ);
 
@@ -160,23 +198,68 @@ static __always_inline void hold_read(const struct label *label, const struct by
 	hold->length = read->total;
 	hold->fd = read->fd;
 	hold->syscall = read->syscall;
-	hold->access = was_partial;
-	take_hold(hold, flags);
+	hold->access = flags;
+	take_hold(hold, workload);
+}
+
+/* Address of the last byte that was read; 0 if it lies further back than FEW_IOVECS. */
+static __always_inline __u64 last_byte(const struct bytes_read *read)
+{
+	__u64 left = read->total;
+
+	if (!read->iovcnt)
+		return read->address + left - 1;
+	for (int i = 0; i < FEW_IOVECS && i < read->iovcnt; i++) {
+		struct iovec iov = {};
+		bpf_probe_read_user(&iov, sizeof(iov), (void *)(read->iov + i * sizeof(iov)));
+		if (left <= iov.iov_len)
+			return (__u64)iov.iov_base + left - 1;
+		left -= iov.iov_len;
+	}
+	return 0;
 }
 
 static __always_inline bool ends_line(const struct bytes_read *read)
 {
 	char last = 0;
 
-	if (read->first_len != read->total)
-		return false;
-	bpf_probe_read_user(&last, 1, (void *)(read->address + read->total - 1));
+	bpf_probe_read_user(&last, 1, (void *)last_byte(read));
 	return last == '\n';
 }
 
-static __always_inline bool opens_object(__u8 first)
+/* Whether JSON may begin with this byte: white space and a byte order mark may come before it. */
+static __always_inline bool opens_json(__u8 first)
 {
-	return first == '{' || first == '[' || first == ' ' || first == '\t';
+	return first == '{' || first == '[' || first == ' ' || first == '\t' || first == '\r' ||
+	       first == '\n' || first == 0xef;
+}
+
+/* Looks for MCP in the last bytes of a long read; the scratch bytes are overwritten. */
+static __always_inline bool ends_in_mcp(struct scratch *scratch, const struct bytes_read *read)
+{
+	struct scan scan = {.bytes = scratch->bytes, .enough = FOUND_JSONRPC};
+
+	if (read->first_len <= WINDOW)
+		return false;
+	*(__u64 *)(scratch->bytes + WINDOW) = 0;
+	if (bpf_probe_read_user(scratch->bytes, WINDOW,
+				(void *)(read->address + read->first_len - WINDOW)))
+		return false;
+	bpf_loop(WINDOW, scan_step, &scan, 0);
+	return scan.found & FOUND_JSONRPC;
+}
+
+/* Whether a read from a channel that is not known to be MCP is worth user space's look. */
+static __always_inline bool may_be_mcp(struct scratch *scratch, const struct bytes_read *read,
+				       const struct channel *channel, __u32 role, bool whole_line)
+{
+	bool opens = opens_json(scratch->bytes[0]) && !(channel && channel->partial);
+
+	if (!(role & ROLE_OTHER))
+		return opens || ends_in_mcp(scratch, read);
+	/* User space has seen other lines here. A piece too short to show what it is may still be
+	 * the first of a request in many small writes. */
+	return (opens && !whole_line && read->total < SHORT_PIECE) || ends_in_mcp(scratch, read);
 }
 
 static __always_inline int judge(const struct label *label, struct bytes_read *read)
@@ -184,45 +267,51 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	struct channel *channel = bpf_map_lookup_elem(&channels, &read->ino);
 	__u32 *known = bpf_map_lookup_elem(&roles, &read->ino);
 	__u32 role = known ? *known : 0;
-	__u32 flags = workload_flags(label);
+	__u32 workload = workload_flags(label);
 	struct scratch *scratch = get_scratch();
 	__u32 window = read->first_len < WINDOW ? read->first_len : WINDOW;
 	bool whole_line = ends_line(read);
-	bool was_partial = channel && channel->partial;
+	bool inside = channel && channel->partial;
+	bool told = channel && channel->reads;
+	struct channel now = {.partial = !whole_line};
 
-	if (!scratch || !window)
+	if (!scratch)
 		return 0;
 	*(__u64 *)(scratch->bytes + window) = 0;
 	if (bpf_probe_read_user(scratch->bytes, window, (void *)read->address))
-		return 0;
+		window = 0; /* user space will not be able to read it either */
 	struct scan scan = {.bytes = scratch->bytes, .enough = FOUND_ID | FOUND_METHOD};
-	bool candidate = role & ROLE_MCP || (channel && !(role & ROLE_OTHER));
+	bool candidate = role & ROLE_MCP || (told && !(role & ROLE_OTHER));
 	if (!candidate)
 		scan.enough |= FOUND_JSONRPC;
 	bpf_loop(window, scan_step, &scan, 0);
 
-	if (!candidate && !(scan.found & FOUND_JSONRPC)) {
-		/* A first piece too short to show what it is may be a request in many small writes.
-		 */
-		if (role & ROLE_OTHER || whole_line || read->total >= SHORT_PIECE ||
-		    !opens_object(scratch->bytes[0]))
-			return 0;
+	if (!candidate && !(scan.found & FOUND_JSONRPC) &&
+	    !may_be_mcp(scratch, read, channel, role, whole_line)) {
+		if (channel)
+			*channel = now;
+		else
+			bpf_map_update_elem(&channels, &read->ino, &now, BPF_ANY);
+		return 0;
 	}
-	struct channel now = {.partial = !whole_line, .reads = channel ? channel->reads + 1 : 1};
-	bpf_map_update_elem(&channels, &read->ino, &now, BPF_ANY);
+	if (role & ROLE_OTHER)
+		bpf_map_delete_elem(&roles, &read->ino);
 
 	bool is_request = (scan.found & (FOUND_ID | FOUND_METHOD)) == (FOUND_ID | FOUND_METHOD);
-	bool seen_whole = whole_line && !was_partial && window == read->total;
+	bool seen_whole = whole_line && !inside && window == read->total;
+	__u32 flags = (inside ? DATA_INSIDE : 0) | (channel && !told ? DATA_LOST : 0);
 	bool hold;
 	if (role & ROLE_TO_CLIENT)
-		hold = flags & HOLDS_CLIENT_REQUESTS && is_request;
+		hold = workload & HOLDS_CLIENT_REQUESTS && is_request;
 	else
-		hold = flags & HOLDS_REQUESTS &&
+		hold = workload & HOLDS_REQUESTS &&
 		       (is_request || !seen_whole || scan.found & FOUND_ESCAPE);
+	now.reads = 1;
+	if (!hold)
+		now.reads = copy_out(label, read, flags, !told);
+	bpf_map_update_elem(&channels, &read->ino, &now, BPF_ANY);
 	if (hold)
-		hold_read(label, read, flags, was_partial);
-	else
-		copy_out(label, read);
+		hold_read(label, read, workload, flags);
 	return 0;
 }
 

@@ -5,6 +5,7 @@ when the channel is first seen: the processes that have the other end open.
 """
 
 import os
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -15,24 +16,39 @@ from agentd.mcp.connection import Conversation
 from agentd.mcp.jsonrpc import Message
 from agentd.mcp.protocol import Role
 from agentd.mcp.stream import MessageStream
-from agentd.workloads.identity import ProcessInfo
+from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.procfs import read_process
 
 _CHANNELS_MAX = 4096
 _NOISE_MAX = 64
+_OURS = (protocol.CLIENT_REQUESTS.keys() | protocol.SERVER_REQUESTS.keys()) - {"initialize", "ping"}
+"""Methods that no other JSON-RPC protocol has: a sender that omits "jsonrpc" still speaks MCP."""
 _O_ACCMODE = 3
 _O_RDONLY = 0
+_INODE = re.compile(r"(?:pipe|socket):\[(\d+)\]")
 
 
-@dataclass(slots=True)
 class Party:
     """One end of a conversation; `name` is what policy calls a server."""
 
-    info: ProcessInfo
-    name: str
+    __slots__ = ("_argv", "_name", "info")
+
+    def __init__(self, info: ProcessInfo, seen: ProcessInfo | None = None) -> None:
+        """`seen` is what /proc says now: the record of the last exec may still be on its way."""
+        self.info = info
+        self._argv = info.argv
+        self._name = program_name(seen or info)
+
+    @property
+    def name(self) -> str:
+        if self.info.argv is not self._argv:
+            self._argv = self.info.argv
+            self._name = program_name(self.info)
+        return self._name
 
     def describe(self) -> dict[str, object]:
+        """As in events."""
         return {"name": self.name, "pid": self.info.key.tgid, "exe": self.info.exe}
 
 
@@ -57,6 +73,14 @@ class Channel:
     def client(self) -> Party | None:
         return self.writer if self.role == "server" else self.reader
 
+    def resume(self, *, lost: bool, inside: bool) -> None:
+        """Call before the bytes of a read that begins after a gap (`lost`), or inside a line."""
+        if lost:
+            self.stream = MessageStream()
+        framer = self.stream.framer
+        if inside and not framer.pending_size and framer.synced:
+            self.stream.lost()
+
 
 class Channels:
     """Every channel that has carried something like MCP, the least recently used falls out."""
@@ -65,46 +89,52 @@ class Channels:
         self._kernel = kernel
         self._table = table
         self._channels: OrderedDict[int, Channel] = OrderedDict()
-        self._conversations: OrderedDict[tuple[int, int], Conversation] = OrderedDict()
+        self._conversations: OrderedDict[frozenset[ProcessKey], Conversation] = OrderedDict()
 
     def get(self, ino: int, peer_ino: int, reader: ProcessInfo) -> Channel:
         """The channel of an inode, made and looked into /proc for if it is new."""
         channel = self._channels.get(ino)
         if channel is not None:
-            if channel.reader.info is not reader and not channel.is_mcp:
-                channel.reader = Party(reader, program_name(reader))
+            if channel.reader.info is not reader:  # inherited, or handed over
+                channel.reader = Party(reader)
             return channel
         writer = self._find_writer(ino, peer_ino, reader)
         channel = Channel(
             ino,
-            Party(reader, program_name(reader)),
-            None if writer is None else Party(writer, program_name(writer)),
+            self._party(reader),
+            None if writer is None else self._party(writer),
             MessageStream(),
             self._conversation(reader, writer),
         )
+        role = self._kernel.role_of(ino)
+        if role & ROLE_MCP:  # an engine before this one has learnt it
+            channel.is_mcp = True
+            channel.role = "server" if role & ROLE_TO_SERVER else "client"
         self._channels[ino] = channel
         if len(self._channels) > _CHANNELS_MAX:
             self._channels.popitem(last=False)
         return channel
 
     def learn(self, channel: Channel, message: Message) -> None:
-        """What a message says about the direction; the kernel is told, once."""
+        """What a message says about the channel; the kernel is told, once."""
         if channel.is_mcp and channel.role is not None:
             return
-        if message.kind == "invalid":
+        if not channel.is_mcp and not (protocol.is_mcp(message) or message.method in _OURS):
             return
-        role = protocol.reader_role(message) or self._role_of_pair(channel)
         channel.is_mcp = True
+        role = protocol.reader_role(message) or self._role_of_pair(channel)
         if role is None:
             return
         channel.role = role
         flag = ROLE_TO_SERVER if role == "server" else ROLE_TO_CLIENT
         self._kernel.set_role(channel.ino, ROLE_MCP | flag)
+        if role == "client":
+            self._watch_requests(channel)
 
     def not_mcp(self, channel: Channel) -> None:
-        """A line that is not JSON-RPC. Where none ever was, the kernel need not look so closely."""
+        """A line that is no MCP. Where none ever was, the kernel need not look so closely."""
         channel.noise += 1
-        if not channel.is_mcp and channel.noise == 1:
+        if not channel.is_mcp:
             self._kernel.set_role(channel.ino, ROLE_OTHER)
 
     def quiet(self, channel: Channel) -> bool:
@@ -125,20 +155,45 @@ class Channels:
             return "client"
         return None
 
+    def _watch_requests(self, answers: Channel) -> None:
+        """The other direction of a channel to a client, in case its requests looked like noise."""
+        server = answers.writer
+        if server is None:
+            return
+        try:
+            target = os.readlink(f"/proc/{server.info.key.tgid}/fd/0")
+        except OSError:
+            return
+        found = _INODE.fullmatch(target)
+        if found is None:
+            return
+        ino = int(found[1])
+        if ino not in self._channels or not self._channels[ino].is_mcp:
+            self._kernel.set_role(ino, ROLE_MCP | ROLE_TO_SERVER)
+
     def _conversation(self, reader: ProcessInfo, writer: ProcessInfo | None) -> Conversation:
         if writer is None:
             return Conversation()
-        one, other = sorted((id(reader), id(writer)))
-        found = self._conversations.get((one, other))
+        pair = frozenset((reader.key, writer.key))
+        found = self._conversations.get(pair)
         if found is None:
-            found = self._conversations[one, other] = Conversation()
+            found = self._conversations[pair] = Conversation()
             if len(self._conversations) > _CHANNELS_MAX:
                 self._conversations.popitem(last=False)
         return found
 
     def _find_writer(self, ino: int, peer_ino: int, reader: ProcessInfo) -> ProcessInfo | None:
+        """The process at the other end. Of several the one that reads from `reader`, if any.
+
+        (A shell that started a server keeps the server's standard output open, too.)
+        """
         target = f"socket:[{peer_ino}]" if peer_ino else f"pipe:[{ino}]"
-        near = [pid for pid, _ in reader.ancestry]
+        near = [
+            other.reader.info.key.tgid
+            for other in reversed(self._channels.values())
+            if other.writer is not None and other.writer.info is reader
+        ]
+        near += [pid for pid, _ in reader.ancestry]
         near += [info.key.tgid for info in self._table]
         candidates = dict.fromkeys(pid for pid in near if pid != reader.key.tgid)
         for pid in candidates:
@@ -148,7 +203,23 @@ class Channels:
             if name.isdigit() and int(name) not in candidates and int(name) != reader.key.tgid:
                 if _has_open(int(name), target, writable=not peer_ino):
                     return self._info(int(name))
+        return self._who_was(reader)
+
+    def _who_was(self, reader: ProcessInfo) -> ProcessInfo | None:
+        """The writer, if it has exited already: who read from `reader`, else who started it."""
+        for other in reversed(self._channels.values()):
+            if other.writer is not None and other.writer.info is reader:
+                if _has_ended(other.reader.info.key.tgid):
+                    return other.reader.info
+        parent = self._table.get(reader.parent) if reader.parent is not None else None
+        if parent is not None and _has_ended(parent.key.tgid):
+            return parent
         return None
+
+    @staticmethod
+    def _party(info: ProcessInfo) -> Party:
+        seen = read_process(info.key.tgid)
+        return Party(info, seen if seen is not None and same_start(seen.key, info.key) else None)
 
     def _info(self, pid: int) -> ProcessInfo | None:
         known = self._table.by_pid(pid)
@@ -173,6 +244,14 @@ def _has_open(pid: int, target: str, *, writable: bool) -> bool:
     except (OSError, StopIteration):
         return False
     return False
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie: it has no descriptors then."""
+    try:
+        return not os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return True
 
 
 def program_name(info: ProcessInfo) -> str:

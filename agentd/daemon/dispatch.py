@@ -139,6 +139,6 @@ class Dispatch:
         elif kind == REC_FORK:
             self._activity.on_fork(record, session, info)
         elif kind == REC_EXIT:
-            self._stops.forget_process(tgid)
+            self._stops.forget_process(tgid, start_ns)
             self._approvals.gone(tgid)
             self._activity.on_exit(record, session, info)

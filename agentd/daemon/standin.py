@@ -8,31 +8,43 @@ with a refusal in place, a task held at open or exec is killed, as only that kee
 import contextlib
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
+from agentd.enforce.stops import is_stopped
 from agentd.kernel import memory
 from agentd.kernel.libbpf import Map
+from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import (
+    DATA_INSIDE,
     HOLD,
     HOLD_DECIDED,
     HOLD_PENDING,
     HOLD_READ,
     HOLDS_FAIL_CLOSED,
+    LABEL,
+    ROLE_MCP,
+    ROLE_TO_CLIENT,
     U32,
+    U64,
     WORKLOAD,
 )
 
 RULE = "engine-down"
 REASON = "agentd could not judge this call, try again"
+BREAKER = b"!"
+_REFUSED = ("request", "notification")
 _PENDING_PATIENCE_NS = 50_000_000
 
 
 class StandIn:
     """Resolves entries of the map `holds` without the engine."""
 
-    def __init__(self, holds: Map, workloads: Map) -> None:
-        self._holds = holds
-        self._workloads = workloads
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._holds = maps["holds"]
+        self._workloads = maps["workloads"]
+        self._labels = maps["labels"]
+        self._roles = maps["roles"]
 
     def release_all(self, now_ns: int) -> list[dict[str, Any]]:
         """Resolves every hold there is; returns what was done, for the journal.
@@ -40,68 +52,84 @@ class StandIn:
         `now_ns` is CLOCK_BOOTTIME. A hold whose stop is still on its way is left for the next
         call, unless it has been so for 50 ms.
         """
+        by_process: dict[tuple[int, int], list[HoldValue]] = {}
+        for _, value in self._holds.items():
+            hold = HoldValue(*HOLD.unpack(value))
+            by_process.setdefault((hold.tgid, hold.start_ns), []).append(hold)
         done = []
-        for key, value in self._holds.items():
-            (_, time_ns, start_ns, tgid, _, session, workload, kind, state, *where) = HOLD.unpack(
-                value
-            )
-            if state == HOLD_PENDING and now_ns - time_ns < _PENDING_PATIENCE_NS:
+        for (tgid, start_ns), holds in by_process.items():
+            if any(
+                hold.state == HOLD_PENDING and now_ns - hold.time_ns < _PENDING_PATIENCE_NS
+                for hold in holds
+            ):
                 continue
-            outcome = "released"
-            if state != HOLD_DECIDED:
-                outcome = self._resolve(tgid, kind, workload, where)
-            _signal(tgid, signal.SIGCONT)
-            self._holds.delete(key)
-            done.append(
-                {
-                    "tgid": tgid,
-                    "start_ns": start_ns,
-                    "session": session,
-                    "outcome": outcome,
-                    "hold_us": (now_ns - time_ns) // 1000,
-                    "decided": state == HOLD_DECIDED,
-                }
-            )
+            for hold, outcome in zip(holds, self._release(tgid, start_ns, holds), strict=True):
+                self._holds.delete(U64.pack(hold.id))
+                done.append(
+                    {
+                        "tgid": tgid,
+                        "start_ns": start_ns,
+                        "session": hold.session,
+                        "outcome": outcome,
+                        "hold_us": (now_ns - hold.time_ns) // 1000,
+                        "decided": hold.state == HOLD_DECIDED,
+                    }
+                )
         return done
 
-    def _resolve(self, tgid: int, kind: int, workload: int, where: list[int]) -> str:
-        conf = self._workloads.get(U32.pack(workload))
+    def _release(self, tgid: int, start_ns: int, holds: list[HoldValue]) -> list[str]:
+        """Resolves all holds of one process before it goes on."""
+        label = self._labels.get(U32.pack(tgid))
+        if label is None or LABEL.unpack(label)[0] != start_ns:
+            return ["gone"] * len(holds)  # who has this pid now is not who was held
+        outcomes = [
+            "released" if hold.state == HOLD_DECIDED else self._resolve(hold) for hold in holds
+        ]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(tgid, signal.SIGKILL if "killed" in outcomes else signal.SIGCONT)
+        return outcomes
+
+    def _resolve(self, hold: HoldValue) -> str:
+        conf = self._workloads.get(U32.pack(hold.workload))
         if not (conf and WORKLOAD.unpack(conf)[0] & HOLDS_FAIL_CLOSED):
             return "released"
-        if kind == HOLD_READ:
-            _, _, _, address, length, iovcnt, _, _, _ = where
-            try:
-                refuse_in_place(tgid, address, length, iovcnt)
-            except ProcessLookupError:
-                return "gone"
-            except OSError:
-                _signal(tgid, signal.SIGKILL)
-                return "killed"
-            return "denied"
-        _signal(tgid, signal.SIGKILL)
-        return "killed"
+        if hold.kind != HOLD_READ or not is_stopped(hold.tgid, hold.tid):
+            return "killed"
+        try:
+            role = self._roles.get(U64.pack(hold.ino))
+            refuse_in_place(hold, U32.unpack(role)[0] if role else 0)
+        except ProcessLookupError:
+            return "gone"
+        except OSError:
+            return "killed"
+        return "denied"
 
 
-def refuse_in_place(tgid: int, address: int, length: int, iovcnt: int) -> None:
+def refuse_in_place(hold: HoldValue, role: int) -> None:
     """Overwrites every request in a received buffer with a refusal of the same length.
 
-    A message that is not here whole is blanked. Raises OSError if the memory is out of reach.
+    `role` is what is known of the channel (ROLE_ flags). A message that is not here whole is made
+    unreadable; what is no MCP stays as it is. Raises OSError if the memory is out of reach.
     """
     # Imported late: the supervisor stays small until the engine really fails.
-    from agentd.enforce.rewrite import blank, deny_line  # noqa: PLC0415
+    from agentd.enforce.rewrite import deny_line  # noqa: PLC0415
+    from agentd.mcp import jsonrpc  # noqa: PLC0415
 
-    pieces = memory.segments(tgid, address, length, iovcnt)
-    data = memory.read_segments(tgid, pieces)
-    lines = []
-    for line in data.splitlines(keepends=True):
-        body = line.rstrip(b"\n")
-        if len(body) == len(line):
-            lines.append(blank(len(line)))
-        else:
-            lines.append(deny_line(body, RULE, REASON).data + b"\n")
-    memory.write_segments(tgid, pieces, b"".join(lines))
-
-
-def _signal(tgid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(tgid, number)
+    pieces = memory.segments(hold.tgid, hold.address, hold.length, hold.iovcnt)
+    data = memory.read(hold.tgid, pieces)
+    if role & ROLE_TO_CLIENT:
+        breakable = False
+    else:
+        breakable = bool(role & ROLE_MCP) or b"jsonrpc" in data
+    *lines, rest = data.split(b"\n")
+    for index, line in enumerate(lines):
+        if not index and hold.access & DATA_INSIDE:
+            if breakable:
+                lines[index] = BREAKER * len(line)
+        elif any(message.kind in _REFUSED for message in jsonrpc.parse(line)):
+            lines[index] = deny_line(line, RULE, REASON).data
+    if breakable:
+        rest = BREAKER * len(rest)
+    changed = b"\n".join([*lines, rest])
+    if changed != data:
+        memory.write(hold.tgid, pieces, changed)

@@ -106,7 +106,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._start_engine()  # its imports and our loading run at the same time
         self._sensor.load()
-        self._stand_in = StandIn(self._sensor.maps["holds"], self._sensor.maps["workloads"])
+        self._stand_in = StandIn(self._sensor.maps)
         try:
             return self._loop()
         finally:

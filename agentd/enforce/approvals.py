@@ -1,11 +1,18 @@
 """Held calls that wait for a person, or for their deadline."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Resolve = Callable[[str, str, str | None], None]
 """Called once with (verdict, outcome, approver): verdict allow, deny or kill."""
+
+Overtaken = Callable[[], tuple[str, str] | None]
+"""What has happened to a held call meanwhile: (verdict, outcome), or None: it still waits."""
+
+
+def _still_waits() -> None:
+    return None
 
 
 @dataclass(slots=True)
@@ -19,7 +26,7 @@ class Waiting:
     on_timeout: str
     describe: dict[str, Any]
     resolve: Resolve
-    still_wanted: Callable[[], bool] = field(default=lambda: True)
+    overtaken: Overtaken = _still_waits
 
 
 class Approvals:
@@ -33,6 +40,7 @@ class Approvals:
         return len(self._waiting)
 
     def next_id(self) -> str:
+        """An id that no other held call of this host's journal has."""
         self.last_number += 1
         return f"h{self.last_number}"
 
@@ -41,9 +49,11 @@ class Approvals:
         self.last_number = number
 
     def add(self, waiting: Waiting) -> None:
+        """Waits from now on, until an answer, its deadline, or `overtaken`."""
         self._waiting[waiting.id] = waiting
 
     def all(self) -> list[Waiting]:
+        """Every call that waits, the oldest first."""
         return list(self._waiting.values())
 
     def answer(self, hold_id: str, verdict: str, approver: str) -> bool:
@@ -55,14 +65,16 @@ class Approvals:
         return True
 
     def expire(self, now_ns: int) -> None:
-        """Resolves what has waited too long, and what nobody waits for any more."""
+        """Resolves what has waited too long, and what something else has decided meanwhile."""
         for waiting in list(self._waiting.values()):
+            if waiting.id not in self._waiting:
+                continue  # resolved together with another
             if now_ns >= waiting.deadline_ns:
                 del self._waiting[waiting.id]
                 waiting.resolve(waiting.on_timeout, "timeout", None)
-            elif not waiting.still_wanted():
+            elif (overtaken := waiting.overtaken()) is not None:
                 del self._waiting[waiting.id]
-                waiting.resolve("deny", "cancelled", None)
+                waiting.resolve(*overtaken, None)
 
     def gone(self, tgid: int) -> None:
         """The process that was held has died."""

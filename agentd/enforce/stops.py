@@ -7,9 +7,13 @@ hold after it, so the supervisor never judges again what was judged, and never m
 import contextlib
 import os
 import signal
+import time
 from collections import Counter
 
 from agentd.kernel.maps import HoldValue, KernelMaps
+
+_STOP_PATIENCE_S = 0.05
+_STOPPED = frozenset("Tt")
 
 
 class Stops:
@@ -43,23 +47,50 @@ class Stops:
         self._kernel.drop_hold(hold)
         return done
 
-    def forget_process(self, tgid: int) -> None:
+    def forget_process(self, tgid: int, start_ns: int) -> None:
         """The process has exited; its holds end with it."""
         if tgid in self._waiting:
             for hold in self._kernel.held():
-                if hold.tgid == tgid:
-                    self._open.discard(hold.id)
+                if hold.tgid == tgid and hold.start_ns == start_ns:
+                    self._forget(hold)
                     self._kernel.drop_hold(hold)
-            del self._waiting[tgid]
 
     def _forget(self, hold: HoldValue) -> bool:
         """True if no other hold of the process is open."""
-        self._open.discard(hold.id)
+        if hold.id not in self._open:
+            return self._waiting[hold.tgid] <= 0
+        self._open.remove(hold.id)
         self._waiting[hold.tgid] -= 1
         if self._waiting[hold.tgid] > 0:
             return False
         del self._waiting[hold.tgid]
         return True
+
+
+def is_stopped(tgid: int, tid: int) -> bool:
+    """Whether a held thread is stopped (by the signal or its tracer), or so within 50 ms.
+
+    False means that it has run since: anybody with the right uid can send SIGCONT to a held
+    process, and on this tier nothing can refuse it.
+    """
+    deadline = time.monotonic() + _STOP_PATIENCE_S
+    while True:
+        state = thread_state(tgid, tid)
+        if state in _STOPPED:
+            return True
+        if state != "R" or time.monotonic() > deadline:
+            return False
+        time.sleep(0.0002)
+
+
+def thread_state(tgid: int, tid: int) -> str:
+    """The state letter of a thread as in proc(5); "X" if there is no such thread."""
+    try:
+        with open(f"/proc/{tgid}/task/{tid}/stat", "rb", buffering=0) as file:
+            text = file.read(512)
+    except OSError:
+        return "X"
+    return chr(text[text.rindex(b")") + 2])
 
 
 def kill_process(kernel: KernelMaps, tgid: int, start_ns: int) -> bool:

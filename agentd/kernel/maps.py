@@ -127,6 +127,11 @@ class KernelMaps:
     def set_role(self, ino: int, flags: int) -> None:
         self._maps["roles"].put(U64.pack(ino), U32.pack(flags))
 
+    def role_of(self, ino: int) -> int:
+        """ROLE_ flags of a channel; 0 if nothing is known of it."""
+        value = self._maps["roles"].get(U64.pack(ino))
+        return int(U32.unpack(value)[0]) if value else 0
+
     # Policy
 
     def set_workload(self, number: int, flags: int, rules: list[SocketRuleValue]) -> None:

@@ -5,11 +5,15 @@ process has read.
 """
 
 import ctypes
+import errno
 import struct
 from typing import Final
 
-MAX_IOVECS: Final = 8
-"""As many iovecs of a vectored read as the kernel side looks at."""
+MAX_IOVECS: Final = 1024
+"""UIO_MAXIOV: as many iovecs as one system call takes, theirs or ours."""
+
+Piece = tuple[int, int]
+"""Address and length of contiguous bytes in another process."""
 
 _IOVEC: Final = struct.Struct("=QQ")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,49 +31,52 @@ for _function in (_readv, _writev):
     ]
 
 
-def read(pid: int, address: int, length: int) -> bytes:
-    """`length` bytes at `address` of process `pid`. Raises OSError (ESRCH, EFAULT, EPERM)."""
-    buffer = ctypes.create_string_buffer(length)
-    local = _IOVEC.pack(ctypes.addressof(buffer), length)
-    done = _readv(pid, local, 1, _IOVEC.pack(address, length), 1, 0)
-    if done != length:
-        raise OSError(ctypes.get_errno() if done < 0 else 14, f"process {pid}: memory not readable")
-    return buffer.raw
+def segments(pid: int, address: int, length: int, iovcnt: int) -> list[Piece]:
+    """Where the `length` bytes of a read went, in order.
 
-
-def write(pid: int, address: int, data: bytes) -> None:
-    """Overwrites memory of process `pid`. Raises OSError like `read`."""
-    buffer = ctypes.create_string_buffer(data, len(data))
-    local = _IOVEC.pack(ctypes.addressof(buffer), len(data))
-    done = _writev(pid, local, 1, _IOVEC.pack(address, len(data)), 1, 0)
-    if done != len(data):
-        raise OSError(ctypes.get_errno() if done < 0 else 14, f"process {pid}: memory not writable")
-
-
-def segments(pid: int, address: int, length: int, iovcnt: int) -> list[tuple[int, int]]:
-    """Where the `length` bytes of a read went: (address, length) pairs in order.
-
-    `iovcnt` 0 means one buffer at `address`, otherwise `address` is an array of iovecs.
+    `iovcnt` 0 means one buffer at `address`, otherwise `address` is an array of iovecs. Raises
+    OSError if it is out of reach (ESRCH, EFAULT, EPERM), or has no room for `length` bytes.
     """
     if not iovcnt:
         return [(address, length)]
-    raw = read(pid, address, iovcnt * _IOVEC.size)
+    if iovcnt > MAX_IOVECS:
+        raise OSError(errno.EINVAL, f"process {pid}: {iovcnt} iovecs")
     found = []
-    for base, room in _IOVEC.iter_unpack(raw):
+    for base, room in _IOVEC.iter_unpack(read(pid, [(address, iovcnt * _IOVEC.size)])):
         taken = min(room, length)
         if taken:
             found.append((base, taken))
         length -= taken
+    if length:
+        raise OSError(errno.EINVAL, f"process {pid}: its iovecs are shorter than what it read")
     return found
 
 
-def read_segments(pid: int, pieces: list[tuple[int, int]]) -> bytes:
-    return b"".join(read(pid, address, length) for address, length in pieces)
+def read(pid: int, pieces: list[Piece]) -> bytes:
+    """The bytes of all pieces. Raises OSError (ESRCH, EFAULT, EPERM)."""
+    length = sum(size for _, size in pieces)
+    buffer = ctypes.create_string_buffer(length)
+    _move("readable", _readv, pid, buffer, length, pieces)
+    return buffer.raw
 
 
-def write_segments(pid: int, pieces: list[tuple[int, int]], data: bytes) -> None:
-    """Writes `data` over the pieces; its length is theirs together."""
-    at = 0
-    for address, length in pieces:
-        write(pid, address, data[at : at + length])
-        at += length
+def write(pid: int, pieces: list[Piece], data: bytes) -> None:
+    """Writes `data` over the pieces; its length is theirs together. Raises OSError like `read`."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    _move("writable", _writev, pid, buffer, len(data), pieces)
+
+
+def _move(
+    what: str,
+    function: "ctypes._NamedFuncPointer",
+    pid: int,
+    buffer: "ctypes.Array[ctypes.c_char]",
+    length: int,
+    pieces: list[Piece],
+) -> None:
+    local = _IOVEC.pack(ctypes.addressof(buffer), length)
+    remote = b"".join(_IOVEC.pack(*piece) for piece in pieces)
+    done = function(pid, local, 1, remote, len(pieces), 0)
+    if done != length:
+        number = ctypes.get_errno() if done < 0 else errno.EFAULT
+        raise OSError(number, f"process {pid}: memory not {what}")

@@ -2,47 +2,62 @@
 
 import ctypes
 import os
+import select
 import socket
 import stat
-from typing import Final
+from typing import Final, NamedTuple
 
 _SYS_PIDFD_GETFD: Final = 438  # asm-generic/unistd.h, the same number on every architecture
+_SPLICE_F_NONBLOCK: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def waiting_bytes(pid: int, fd: int, limit: int = 65536) -> bytes:
+class Ahead(NamedTuple):
+    """What a process would read next, and whether nobody is left at the other end."""
+
+    data: bytes
+    closed: bool
+
+
+def look_ahead(pid: int, fd: int, limit: int = 65536) -> Ahead | None:
     """What process `pid` would read next from its descriptor `fd`, at most `limit` bytes.
 
-    A pipe is duplicated with tee(2), a socket is peeked at through pidfd_getfd(2). Returns b"" for
-    anything else, or when the process is gone.
+    A pipe is duplicated with tee(2), a socket is peeked at through pidfd_getfd(2). None if the
+    process is gone or `fd` is neither.
     """
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
-        return b""
+        return None
     try:
         copy = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
     finally:
         os.close(pidfd)
     if copy < 0:
-        return b""
+        return None
     try:
         mode = os.fstat(copy).st_mode
         if stat.S_ISFIFO(mode):
-            return _tee(copy, limit)
+            return Ahead(_tee(copy, limit), _hung_up(copy))
         if stat.S_ISSOCK(mode):
-            return _peek(copy, limit)
-        return b""
+            return Ahead(_peek(copy, limit), _hung_up(copy))
+        return None
     except OSError:
-        return b""
+        return None
     finally:
         os.close(copy)
+
+
+def _hung_up(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return any(what & (select.POLLHUP | select.POLLRDHUP) for _, what in poll.poll(0))
 
 
 def _tee(fd: int, limit: int) -> bytes:
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        copied = _libc.tee(fd, writer, ctypes.c_size_t(limit), 2)  # SPLICE_F_NONBLOCK
+        copied = _libc.tee(fd, writer, ctypes.c_size_t(limit), _SPLICE_F_NONBLOCK)
         return os.read(reader, limit) if copied > 0 else b""
     finally:
         os.close(reader)
@@ -51,4 +66,7 @@ def _tee(fd: int, limit: int) -> bytes:
 
 def _peek(fd: int, limit: int) -> bytes:
     with socket.socket(fileno=os.dup(fd)) as end:
-        return end.recv(limit, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        try:
+            return end.recv(limit, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return b""

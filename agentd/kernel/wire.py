@@ -31,6 +31,7 @@ SOCKET_ACCEPT: Final = 3
 SOCKET_BLOCKED: Final = 4
 
 DATA_LOST: Final = 1
+DATA_INSIDE: Final = 2
 
 HOLD_READ: Final = 1
 HOLD_OPEN: Final = 2

@@ -109,7 +109,8 @@ struct socket_record {
 	__u32 pad;
 };
 
-#define DATA_LOST 1 /* bytes between this record and the one before it were lost */
+#define DATA_LOST   1 /* user space was not told of the bytes before these */
+#define DATA_INSIDE 2 /* these begin inside a line */
 
 /* Followed by `len` bytes. */
 struct data_record {
@@ -148,7 +149,7 @@ struct hold {
 	__u32 iovcnt;
 	__u32 fd;
 	__u32 dev;
-	__u32 access; /* HOLD_OPEN; for HOLD_READ: 1 if the read began inside a message */
+	__u32 access; /* HOLD_OPEN; for HOLD_READ: DATA_ flags */
 };
 
 /* Value of the map `labels`, key: tgid. */
@@ -181,8 +182,8 @@ struct workload {
 /* Value of the map `channels`, key: inode of the pipe or socket that is read. Written by the
  * kernel alone; what user space has learnt of the channel is in the map `roles`. */
 struct channel {
-	__u32 partial; /* the last read ended inside a message */
-	__u32 reads;
+	__u32 partial; /* the last read ended inside a line */
+	__u32 reads;   /* 0: user space was not told of the last read, or not of all of it */
 };
 
 #define NAME_WATCH	1
