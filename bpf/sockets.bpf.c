@@ -95,18 +95,24 @@ static __always_inline __u64 fold(const char *bytes)
 	return sum;
 }
 
-/* Where in the file system the socket is that this one is bound to or talks to. */
-static __always_inline __u32 write_socket_path(struct scratch *scratch, __u32 at, struct sock *sk,
-					       __u16 op)
+/* Appends where in the file system the socket is that this one is bound to or talks to. */
+static __always_inline void add_socket_path(struct scratch *scratch, struct socket_record *record,
+					    struct sock *sk)
 {
+	struct task_struct *task = (void *)bpf_get_current_task();
 	struct unix_sock *end = (struct unix_sock *)sk;
+	__u32 at = sizeof(*record);
 
-	if (op == SOCKET_CONNECT)
+	if (record->op == SOCKET_CONNECT)
 		end = (struct unix_sock *)BPF_CORE_READ(end, peer);
-	if (!end)
-		return 0;
-	struct dentry *dentry = BPF_CORE_READ(end, path.dentry);
-	return dentry ? write_names(scratch, at, dentry, BPF_CORE_READ(end, path.mnt)) : 0;
+	struct dentry *dentry = end && !record->result ? BPF_CORE_READ(end, path.dentry) : NULL;
+	if (dentry) {
+		record->real_len = write_names(scratch, at, dentry, BPF_CORE_READ(end, path.mnt));
+	} else if (record->path[0] != '/') {
+		struct fs_struct *fs = BPF_CORE_READ(task, fs);
+		record->relative = 1;
+		record->real_len = write_path(scratch, at, &fs->pwd);
+	}
 }
 
 static __always_inline void report(struct scratch *scratch, const struct label *label,
@@ -129,8 +135,8 @@ static __always_inline void report(struct scratch *scratch, const struct label *
 		return;
 	fill_head(&record->head, REC_SOCKET, label);
 	record->head.count = count;
-	if (record->family == AF_UNIX && !record->result && record->path_len && record->path[0])
-		record->real_len = write_socket_path(scratch, sizeof(*record), sk, record->op);
+	if (record->family == AF_UNIX && record->path_len && record->path[0])
+		add_socket_path(scratch, record, sk);
 	__u32 size = sizeof(*record) + record->real_len;
 	if (size <= SCRATCH_LEN)
 		send_record(scratch, size, label->workload);

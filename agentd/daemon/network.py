@@ -7,11 +7,11 @@ from typing import Any
 from agentd.daemon.fold import Fold
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
-from agentd.daemon.places import path_of, unix_path
+from agentd.daemon.places import given_path, path_of, true_path, unix_path
 from agentd.daemon.report import TIER, Reporter, describe
 from agentd.daemon.verdicts import Verdicts
 from agentd.kernel.wire import SOCKET, SOCKET_ACCEPT, SOCKET_BIND, SOCKET_BLOCKED
-from agentd.workloads.identity import ProcessInfo
+from agentd.workloads.identity import ProcessInfo, readable
 from agentd.workloads.sessions import Session
 
 _EPERM = -1
@@ -86,7 +86,7 @@ class NetworkActivity:
 
     def _describe(self, fields: tuple[Any, ...], real: bytes) -> dict[str, Any]:
         """The `network` object; an IPv4 address used through an IPv6 socket is an IPv4 address."""
-        op, family, protocol, port, result, _, address, path_len, path, real_len, _ = fields
+        op, family, protocol, port, result, _, address, path_len, path, real_len, relative = fields
         if family == socket.AF_UNIX:
             network: dict[str, Any] = {
                 "family": "unix",
@@ -95,6 +95,9 @@ class NetworkActivity:
             }
             if real_len:
                 found = path_of(real[:real_len])
+                if relative:
+                    given = path[:path_len].split(b"\0", 1)[0]
+                    found = readable(true_path(given_path(real[:real_len], given)))
                 if found != network["path"]:
                     network |= {"path": found, "given": network["path"]}
         else:

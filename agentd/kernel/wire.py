@@ -153,7 +153,7 @@ class SocketRecord(ctypes.Structure):
         ("path_len", c_uint32),
         ("path", c_char * UNIX_PATH_LEN),
         ("real_len", c_uint32),
-        ("pad", c_uint32),
+        ("relative", c_uint32),
     )
 
 

@@ -105,8 +105,10 @@ struct socket_record {
 	__u8 address[16];
 	__u32 path_len;
 	char path[UNIX_PATH_LEN];
-	__u32 real_len; /* a Unix socket's path as components, where the kernel knows it; follows */
-	__u32 pad;
+	/* For Unix sockets with a path, components follow: of the true path where the kernel knows it,
+	 * else, if `relative`, of the directory that `path` starts from. */
+	__u32 real_len;
+	__u32 relative;
 };
 
 #define DATA_LOST   1 /* user space was not told of the bytes before these */
