@@ -49,10 +49,11 @@ class File(_Part):
     """The subject of file.* events."""
 
     path: str
-    op: Literal["open", "delete", "rename"]
+    op: Literal["open", "truncate", "delete", "rename", "link"]
+    also: str | None = Field(None, description="another name of the file, which a rule matched")
     access: Literal["read", "write"] | None = None
     ino: int | None = None
-    dev: int | None = None
+    dev: str | None = Field(None, description="device, MAJOR:MINOR as in /proc/self/mountinfo")
     to: str | None = Field(None, description="new path of a rename")
 
 
