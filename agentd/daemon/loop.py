@@ -16,7 +16,7 @@ from agentd.daemon.activity import Activity
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
 from agentd.daemon.dispatch import Dispatch
-from agentd.daemon.inforce import PolicyInForce
+from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.loading import LoadError, Loading
 from agentd.daemon.messages import Messages
@@ -32,6 +32,7 @@ from agentd.errors import AgentdError, ConfigErrors
 from agentd.events.journal import FlushStatus, Journal
 from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
+from agentd.kernel.wire import MAX_WORKLOADS
 from agentd.stream.state import sent_floor
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.sessions import SessionRegistry
@@ -58,10 +59,10 @@ class Engine:
     ) -> None:
         self._supervisor = supervisor
         self._settings = loaded.settings
-        self._first_policy = loaded.policy
         for text in loaded.warnings:
             log(text)
         channel.send(supervisor, {"op": "config", "config": loaded.config})
+        self._first_policy = compile_policy(loaded.policy)  # while the programs are being loaded
         heard = channel.receive(supervisor)
         if heard is None:
             raise AgentdError("the supervisor is gone")
@@ -142,7 +143,12 @@ class Engine:
             "daemon.start",
             {"daemon": {"version": __version__, "pid": os.getpid(), "tier": TIER}},
         )
-        self._losses = self._kernel.losses(range(256))
+        # What was lost while there was no engine is told, too; the counts are since load.
+        if self._restarted:
+            self._losses = {
+                (source, number): count
+                for source, number, count in self._journal.get("losses") or ()
+            }
         self._save()
         gc.collect()
         gc.freeze()
@@ -160,7 +166,7 @@ class Engine:
         flush_ns = self._settings.flush_ms * 1_000_000
         next_flush = next_housekeeping = 0
         while not self._stopping:
-            busy = self._dispatch.busy()
+            busy = self._dispatch.busy() or self._reloads.compiled
             watching = len(self._registry) or self._journal.pending
             timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
             for fd, what in poll.poll(timeout):
@@ -236,12 +242,15 @@ class Engine:
             raise AgentdError(f"the journal {self._journal.path} is damaged; it is set aside")
 
     def _report_losses(self) -> None:
-        numbers = [0] + [session.workload_number for session in self._registry]
+        numbers = range(min(self._registry.workload_count + 1, MAX_WORKLOADS))
         for key, count in self._kernel.losses(numbers).items():
             lost = count - self._losses.get(key, 0)
             if lost > 0:
                 self._losses[key] = count
+                self._labelling.changed = True
                 source, number = key
+                if not number and len(self._policy.selectors):
+                    self._labelling.discover()  # an exec that a selector may match was not told
                 name = self._registry.workload_name(number)
                 self._reporter.daemon_event(
                     "loss", {"loss": {"count": lost, "source": f"kernel.{source}"}}, name
@@ -275,6 +284,7 @@ class Engine:
         self._labelling.changed = False
         self._journal.set(_STATE_KEY, self._registry.to_state())
         self._journal.set("holds", self._approvals.last_number)
+        self._journal.set("losses", [[*key, count] for key, count in self._losses.items()])
         self._journal.flush()
 
     def _open_journal(self) -> Journal:

@@ -1,14 +1,14 @@
 """Rules are read again: beside the loop, by a process of its own, one at a time.
 
-The loop goes on judging by the last good rules until the new ones are there as plain data; they are
-put in force between two of its turns.
+The loop goes on judging by the last good rules until the new ones are there as plain data. They are
+compiled in one of its turns and put in force in the next, so that calls wait for either, not both.
 """
 
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from agentd.daemon.inforce import PolicyInForce
+from agentd.daemon.inforce import CompiledPolicy, PolicyInForce, compile_policy
 from agentd.daemon.loading import Loading
 from agentd.daemon.settings import Loaded, read_loaded
 from agentd.errors import AgentdError
@@ -35,6 +35,7 @@ class Reloads:
         self._fingerprint = loaded.fingerprint
         self._wanted = False
         self._loading: Loading | None = None
+        self._compiled: CompiledPolicy | None = None
         self._next: list[Answer] = []
         self._served: list[Answer] = []
 
@@ -49,14 +50,23 @@ class Reloads:
         if fingerprint(self._directories) != self._fingerprint:
             self._wanted = True
 
+    @property
+    def compiled(self) -> bool:
+        """Whether other rules are ready: the next turn should come at once."""
+        return self._compiled is not None
+
     def turn(self) -> bool:
         """One turn of the loop; True if other rules are in force now."""
-        changed = False
-        if self._loading is not None and self._loading.done():
-            changed = self._finish(self._loading)
-        if self._wanted and self._loading is None:
+        if self._compiled is not None:
+            compiled, self._compiled = self._compiled, None
+            self._tell(self._policy.reload(compiled))
+            return True
+        if self._loading is not None:
+            if self._loading.done():
+                self._finish(self._loading)
+        elif self._wanted:
             self._start()
-        return changed
+        return False
 
     def close(self) -> None:
         """Ends what is under way; nobody gets an answer."""
@@ -74,19 +84,18 @@ class Reloads:
         else:
             self._own.add(self._loading.pid)
 
-    def _finish(self, loading: Loading) -> bool:
+    def _finish(self, loading: Loading) -> None:
         self._loading = None
         self._own.discard(loading.pid)
         try:
             loaded = read_loaded(loading.result())
         except AgentdError as error:
             self._tell(self._policy.reject(str(error).splitlines()))
-            return False
+            return
         self._directories = loaded.directories
         self._fingerprint = loaded.fingerprint
         self._compare(loaded.config)
-        self._tell(self._policy.reload(loaded.policy))
-        return True
+        self._compiled = compile_policy(loaded.policy)
 
     def _tell(self, result: dict[str, Any]) -> None:
         for answer in self._served:

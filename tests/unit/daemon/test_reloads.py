@@ -2,17 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
+from agentd.daemon.inforce import CompiledPolicy, PolicyInForce
 from agentd.daemon.loading import Loading
 from agentd.daemon.reloads import Reloads
 from agentd.daemon.settings import read_loaded
-from agentd.policy.rules import Policy
-
-if TYPE_CHECKING:
-    from agentd.daemon.inforce import PolicyInForce
 
 GOOD = "rules:\n  - {id: a, on: mcp.request, action: deny}\n"
 MORE = GOOD + "  - {id: b, on: mcp.request, action: deny}\n"
@@ -24,9 +21,9 @@ class NotedPolicy:
     def __init__(self) -> None:
         self.done: list[object] = []
 
-    def reload(self, policy: Policy) -> dict[str, Any]:
-        self.done.append([rule.id for rule in policy.rules])
-        return {"rules": len(policy.rules)}
+    def reload(self, compiled: CompiledPolicy) -> dict[str, Any]:
+        self.done.append([rule.id for rule in compiled.policy.rules])
+        return {"rules": len(compiled.policy.rules)}
 
     def reject(self, problems: list[str]) -> dict[str, Any]:
         self.done.append(problems)
@@ -52,10 +49,11 @@ class Host:
 
     def turns(self) -> int:
         """Turns the loop until nothing is under way; how many of them put rules in force."""
-        changed = int(self.reloads.turn())
-        while self.own:
-            time.sleep(0.005)
+        changed = idle = 0
+        while idle < 2:
             changed += self.reloads.turn()
+            idle = 0 if self.own or self.reloads.compiled else idle + 1
+            time.sleep(0.005)
         return changed
 
 
