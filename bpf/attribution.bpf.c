@@ -56,4 +56,18 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* The compiler describes in BTF only what maps and globals are made of. With this the records are
+ * there too, for the test that compares them with user space; libbpf leaves the section out. */
+struct {
+	struct fork_record fork;
+	struct exec_record exec;
+	struct exit_record exit;
+	struct open_record open;
+	struct change_record change;
+	struct socket_record socket;
+	struct data_record data;
+	struct channel channel;
+	struct socket_rule rule;
+} wire_types SEC("types") __attribute__((used)) = {};
+
 char LICENSE[] SEC("license") = "GPL";

@@ -87,6 +87,11 @@ class SessionRegistry:
             self._workloads[name] = number
         return number
 
+    @property
+    def workload_count(self) -> int:
+        """How many workload names have a number; the numbers are 1 to this."""
+        return len(self._workloads)
+
     def workload_name(self, number: int) -> str | None:
         """The workload of a number, None if it was never given out."""
         return next((name for name, known in self._workloads.items() if known == number), None)
