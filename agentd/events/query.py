@@ -149,7 +149,7 @@ def open_for_query(path: Path) -> sqlite3.Connection:
         return store.open_reader(path)
     # Closed cleanly: a read-only connection cannot start without WAL and index, and nobody writes,
     # so the file may be read as it is.
-    con = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+    con = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     con.execute("SELECT max(id) FROM events").fetchone()
     return con
 

@@ -270,8 +270,8 @@ def test_daemon_replaces_the_process(agentd: Agentd, monkeypatch: pytest.MonkeyP
     agentd("--config", "/c.yaml", "daemon", "--foreground", "--rules", "/a", "--rules", "/b")
     program, arguments, environment = calls[0]
     assert program == sys.executable
-    assert environment["PYTHONSAFEPATH"] == "1"
-    assert arguments[1:] == ["-m", "agentd.cli.supervise", "--foreground",
+    assert str(Path(main.__file__).parents[2]) in environment["PYTHONPATH"].split(":")
+    assert arguments[1:] == ["-S", "-P", "-m", "agentd.cli.supervise", "--foreground",
                              "--config", "/c.yaml", "--rules", "/a", "--rules", "/b"]  # fmt: skip
 
 
