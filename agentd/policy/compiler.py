@@ -14,6 +14,7 @@ from agentd.policy.globs import (
     NameGlobs,
     PathGlob,
     expand_braces,
+    path_glob,
     split_negated,
 )
 from agentd.policy.rules import Policy, Rule
@@ -134,7 +135,7 @@ def _note(plan: KernelPlan, rule: Rule, why: str) -> None:
 
 def _literal_globs(paths: Iterable[str]) -> list[PathGlob]:
     positive, _ = split_negated(paths)
-    return [PathGlob(text) for glob in positive for text in expand_braces(glob)]
+    return [path_glob(text) for glob in positive for text in expand_braces(glob)]
 
 
 def _add_names(names: dict[tuple[KeyKind, bytes], int], rule: Rule, plan: KernelPlan) -> None:

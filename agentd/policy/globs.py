@@ -209,6 +209,12 @@ class PathGlob:
         return self._fullmatch(path) is not None
 
 
+@lru_cache(maxsize=4096)
+def path_glob(text: str) -> PathGlob:
+    """The glob, shared by all who ask: one is in several indexes, and again after a reload."""
+    return PathGlob(text)
+
+
 def _best_key(components: list[Tokens]) -> Key | None:
     """The literal part that the fewest other paths have; None if the glob has none."""
     last = components[-1]
@@ -255,7 +261,7 @@ class PathIndex:
     def add(self, glob: str, owner: int = 0) -> None:
         """Add one glob (braces allowed). Raises GlobError."""
         for text in expand_braces(glob):
-            compiled = PathGlob(text)
+            compiled = path_glob(text)
             self.globs.append(compiled)
             key = compiled.key
             if key is None:
