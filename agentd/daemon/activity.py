@@ -21,7 +21,7 @@ _ARGUMENTS_MAX = 4 << 20
 
 
 class Activity:
-    """Turns records of processes into events and verdicts; files and sockets have their own parts."""
+    """Turns records of processes into events and verdicts; has parts for files and sockets."""
 
     def __init__(
         self, labelling: Labelling, policy: PolicyInForce, verdicts: Verdicts, reporter: Reporter

@@ -22,7 +22,7 @@ Handler = Callable[["Peer", dict[str, Any]], dict[str, Any] | None]
 """An operation: peer and request -> answer, or None if `Control.answer` gives it later."""
 
 
-class Refused(AgentdError):
+class Refused(AgentdError):  # noqa: N818 (an answer, not a fault)
     """A request that is not carried out; `code` is for programs."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -49,6 +49,7 @@ class Peer:
         self.write()
 
     def write(self) -> None:
+        """Sends what is kept, as far as the socket takes it."""
         while self.unsent:
             try:
                 sent = self.connection.send(self.unsent)
@@ -63,7 +64,7 @@ class Control:
     def __init__(
         self, listener: socket.socket, group: str, kernel: KernelMaps, reporter: Reporter
     ) -> None:
-        listener.setblocking(False)
+        listener.settimeout(0)
         self.listener = listener
         self._group = group
         self._kernel = kernel
@@ -78,11 +79,12 @@ class Control:
             connection, _ = self.listener.accept()
         except OSError:
             return None
-        connection.setblocking(False)
+        connection.settimeout(0)
         self._peers[connection.fileno()] = Peer(connection)
         return connection.fileno()
 
     def has(self, fd: int) -> bool:
+        """Whether the descriptor is a connection."""
         return fd in self._peers
 
     def serve(self, fd: int, *, readable: bool, writable: bool) -> bool:
@@ -100,6 +102,7 @@ class Control:
         return True
 
     def wants_write(self, fd: int) -> bool:
+        """Whether something waits until the connection can be written."""
         return bool(self._peers[fd].unsent)
 
     def backlogged(self) -> list[int]:
@@ -107,6 +110,7 @@ class Control:
         return [fd for fd, peer in self._peers.items() if peer.unsent]
 
     def drop(self, fd: int) -> None:
+        """Forgets a connection and closes it."""
         peer = self._peers.pop(fd)
         if peer.watching:
             self._reporter.unlisten(peer.watching)
@@ -122,6 +126,7 @@ class Control:
             self._serve_heard(peer)
 
     def close(self) -> None:
+        """Closes every connection; the listener belongs to the supervisor."""
         for fd in list(self._peers):
             self.drop(fd)
 
@@ -153,14 +158,16 @@ class Control:
             else:
                 peer.send(_line(answer))
 
+    def _carry_out(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any] | None:
+        handler = self.handlers.get(request["op"])
+        if handler is None:
+            return _error("bad-request", f"there is no operation {request['op']!r}")
+        answer = handler(peer, request)
+        return None if answer is None else {"ok": True, **answer}
+
     def _answer(self, peer: Peer, line: bytes) -> dict[str, Any] | None:
         try:
-            request = orjson.loads(line)
-            handler = self.handlers.get(request["op"])
-            if handler is None:
-                return _error("bad-request", f"there is no operation {request['op']!r}")
-            answer = handler(peer, request)
-            return None if answer is None else {"ok": True, **answer}
+            return self._carry_out(peer, orjson.loads(line))
         except Refused as refused:
             return _error(refused.code, str(refused))
         except AgentdError as error:

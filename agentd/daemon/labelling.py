@@ -64,7 +64,7 @@ class Labelling:
         self.changed = False
 
     def ask_supervisor(self, message: dict[str, Any]) -> dict[str, Any]:
-        """One request to the process that owns the attachments. Raises AgentdError if it is gone."""
+        """One request to the owner of the attachments. Raises AgentdError if it is gone."""
         try:
             channel.send(self._supervisor, message)
             heard = channel.receive(self._supervisor)
@@ -113,7 +113,7 @@ class Labelling:
         return len(found)
 
     def candidate(self, pid: int) -> None:
-        """An unlabelled process has executed something: does a selector match now?"""
+        """An unlabelled process has executed something; labels it if a selector matches now."""
         if pid in self.own or not len(self.selectors):
             return
         info = read_process(pid)
@@ -212,10 +212,12 @@ class Labelling:
         return session.cgroup is not None and session.cgroup in self._guarded
 
     def clean_cgroups(self) -> None:
+        """Removes control groups that an earlier daemon has left."""
         if self._cgroups is not None:
             self._cgroups.clean(keep={session.id for session in self.registry})
 
     def close(self) -> None:
+        """Removes the control groups that are empty."""
         if self._cgroups is not None:
             self._cgroups.close()
 

@@ -23,9 +23,11 @@ class Clock:
         self.adjust()
 
     def adjust(self) -> None:
+        """Follows the wall clock after it was set."""
         self._offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def epoch(self, boot_ns: int) -> int:
+        """Nanoseconds since the epoch of a time of CLOCK_BOOTTIME."""
         return boot_ns + self._offset
 
     @staticmethod
@@ -48,6 +50,7 @@ class Reporter:
         self._listeners.append(listener)
 
     def unlisten(self, listener: Listener) -> None:
+        """Ends `listen`."""
         self._listeners.remove(listener)
 
     def session_event(  # noqa: PLR0917 (the parts of an envelope)
@@ -91,6 +94,7 @@ class Reporter:
                 listener(body)
 
     def forget(self, session: Session) -> None:
+        """The session has ended."""
         self._tasks.pop(session.id, None)
 
     def _append(self, *event: Any) -> None:

@@ -90,7 +90,7 @@ class Verdicts:
         if decision is None or not binding or decision.verdict not in _STOPPING:
             carry_out("allow", "allowed", {})
         elif decision.verdict == "hold":
-            self._wait(cls, parts, decision, hold, session, info, carry_out)
+            self._wait(parts, decision, hold, session, info, carry_out)
         else:
             carry_out(decision.verdict, "killed", {})
 
@@ -118,7 +118,6 @@ class Verdicts:
 
     def _wait(  # noqa: PLR0917
         self,
-        cls: str,
         parts: dict[str, Any],
         decision: Decision,
         hold: HoldValue,

@@ -22,7 +22,7 @@ class InodeReader:
             major, minor = device.split(b":")
             self._devices[int(mount)] = int(major) << 20 | int(minor)
 
-    def read(self, path: str | bytes, *, follow: bool = True) -> Inode | None:
+    def read(self, path: str | bytes | Path, *, follow: bool = True) -> Inode | None:
         """The regular file that `path` is now; None if it is not there, or something else.
 
         From /proc/self/fdinfo (proc_pid_fdinfo(5)): `mnt_id`, and `ino` since Linux 5.14.

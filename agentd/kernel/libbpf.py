@@ -7,7 +7,7 @@ libbpf 1.x (`bpf/libbpf.h`, `bpf/bpf.h`); every failure raises `KernelError` wit
 import ctypes
 import os
 from collections.abc import Iterator
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Final
 
 from agentd.errors import AgentdError
@@ -33,7 +33,6 @@ class KernelError(AgentdError):
         self.errno = errno
 
 
-_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -79,7 +78,6 @@ _messages: list[str] = []
 _MESSAGE_ROOM: Final = 1 << 18  # a verifier log is one message
 
 
-@_PRINT
 def _keep_message(level: int, fmt: bytes, arguments: int) -> int:
     if level <= 1:  # warnings and information; the rest is debugging
         buffer = ctypes.create_string_buffer(_MESSAGE_ROOM)
@@ -89,7 +87,8 @@ def _keep_message(level: int, fmt: bytes, arguments: int) -> int:
     return 0
 
 
-_lib.libbpf_set_print(ctypes.cast(_keep_message, c_void_p))
+_printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)(_keep_message)
+_lib.libbpf_set_print(ctypes.cast(_printer, c_void_p))
 
 
 def _check(what: str, result: int) -> int:
@@ -145,6 +144,7 @@ class Map:
                 yield key, value
 
     def close(self) -> None:
+        """Closes the descriptor; the map goes with the last one."""
         os.close(self.fd)
 
 

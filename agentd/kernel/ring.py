@@ -73,6 +73,7 @@ class RingReader:
         return records
 
     def close(self) -> None:
+        """Unmaps the ring."""
         self._consumed.release()
         self._produced.release()
         self._consumer.close()

@@ -171,6 +171,7 @@ class Sensor:
             os.close(cgroup_fd)
 
     def unguard(self, cgroup: str) -> None:
+        """Detaches the network rules from a cgroup."""
         for fd in self._guards.pop(cgroup, ()):
             os.close(fd)
 
@@ -185,7 +186,7 @@ class Sensor:
 
     def close(self) -> None:
         """Detaches and unloads everything."""
-        self.watch_syscalls(False)
+        self.watch_syscalls(wanted=False)
         for cgroup in list(self._guards):
             self.unguard(cgroup)
         for fd in self._always:

@@ -46,7 +46,7 @@ server, _ = listener.accept()
         ("AF_INET6", "::", "::ffff:127.0.0.1", "ipv4", "127.0.0.1"),
     ],
 )
-def test_tcp(
+def test_tcp(  # noqa: PLR0917 (a row of the table)
     daemon: Daemon, family: str, host: str, target: str, told_family: str, told: str
 ) -> None:
     labelled = python(daemon, SOCKET + PAIR, family, host, target)
@@ -195,7 +195,9 @@ for each in range(1000):
 
 
 def test_a_shell_works_as_ever(daemon: Daemon, tmp_path: Path) -> None:
-    (tmp_path / "Makefile").write_text(".PHONY: all\nall: a.o b.o\na.o b.o:\n\t@touch $@; echo made $@\n")
+    (tmp_path / "Makefile").write_text(
+        ".PHONY: all\nall: a.o b.o\na.o b.o:\n\t@touch $@; echo made $@\n"
+    )
     labelled = shell(daemon, f"ls {tmp_path}; make -s -j4 -C {tmp_path}; echo $?")
     assert labelled.finish() == 0
     lines = labelled.output.decode().splitlines()

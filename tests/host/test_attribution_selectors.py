@@ -39,7 +39,7 @@ def start() -> Iterator[Agent]:
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(*command: object, **options: object) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -107,8 +107,8 @@ def test_shared_map_is_reused(loaded: BpfObject, tmp_path: Path) -> None:
     other = BpfObject("other", compiled(tmp_path, GOOD), shared)
     assert other.maps["numbers"].get(bytes(4)) == b"12345678"
     other.close()
-    for thing in [*other.maps.values(), *other.programs.values()]:
-        os.close(thing.fd)
+    for fd in [m.fd for m in other.maps.values()] + [p.fd for p in other.programs.values()]:
+        os.close(fd)
 
 
 def test_ring_of_the_kernel(loaded: BpfObject) -> None:
@@ -136,15 +136,15 @@ def test_missing_tracepoint(loaded: BpfObject) -> None:
 
 
 def test_sensor_loads_and_leaves_nothing() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     sensor = Sensor()
     sensor.load()
     assert {"labels", "holds", "events", "hold_ring", "files", "totals"} <= set(sensor.maps)
     sensor.attach()
-    sensor.watch_syscalls(True)
-    sensor.watch_syscalls(True)
+    sensor.watch_syscalls(wanted=True)
+    sensor.watch_syscalls(wanted=True)
     sensor.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_object_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

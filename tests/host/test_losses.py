@@ -10,19 +10,26 @@ from tests.host.support.labelled import python
 
 FILES = 6000
 """In a deep place: each makes a record of more than 1 KiB, together more than the ring takes."""
-DEEP = "import os, sys\nos.chdir(sys.argv[1])\n" + (
-    "for each in range(10):\n    os.mkdir('d' * 120)\n    os.chdir('d' * 120)\n"
-)
+DEEP = """
+import os, sys
+os.chdir(sys.argv[1])
+for each in range(10):
+    os.mkdir("d" * 120)
+    os.chdir("d" * 120)
+"""
 
 
 def test_ring_overrun(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     daemon = start_daemon(rules={"w.yaml": workload("tested")})
-    code = DEEP + f"""
+    code = (
+        DEEP
+        + f"""
 for number in range({FILES}):
     os.close(os.open("f%d" % number, os.O_WRONLY | os.O_CREAT))
 print("done", flush=True)
 sys.stdin.readline()
 """
+    )
     engine = daemon.request("ping")["pid"]
     assert engine in {process.pid for process in daemon.processes()}
     labelled = python(daemon, code, tmp_path)
@@ -53,11 +60,14 @@ def test_loss_of_a_session_that_has_ended(
 ) -> None:
     """Its last records are lost together with its exit: it ends, and the loss is told."""
     daemon = start_daemon(rules={"w.yaml": workload("tested")})
-    code = DEEP + f"""
+    code = (
+        DEEP
+        + f"""
 sys.stdin.readline()
 for number in range({FILES}):
     os.close(os.open("f%d" % number, os.O_WRONLY | os.O_CREAT))
 """
+    )
     engine = daemon.request("ping")["pid"]
     labelled = python(daemon, code, tmp_path)
     labelled.wait_for(lambda event: event["class"] == "process.exec")

@@ -148,7 +148,8 @@ def test_by_a_word_behind_very_long_arguments(place: Place) -> None:
     effect = place.base / "effect-line"
     code = """
 import os, sys
-os.execv("/bin/touch", ["touch", sys.argv[1]] + ["/nonexistent/" + "x" * 1000] * 90 + ["magic-word-7"])
+padding = ["/nonexistent/" + "x" * 1000] * 90
+os.execv("/bin/touch", ["touch", sys.argv[1], *padding, "magic-word-7"])
 """
     assert_never_ran(python(place.daemon, code, effect), effect, "by-line")
 
@@ -197,7 +198,8 @@ def waiting(place: Place, labelled: Labelled) -> Message:
     holds = place.daemon.request("holds")["holds"]
     found = [hold for hold in holds if hold["id"] == opened["decision"]["hold_id"]]
     assert len(found) == 1
-    return found[0]
+    hold: Message = found[0]
+    return hold
 
 
 @pytest.mark.parametrize("answer", ["approve", "deny"])

@@ -1,5 +1,6 @@
 """Connect rules: refused by the kernel in sessions with a cgroup, by kill in the others."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -36,7 +37,10 @@ address, port = sys.argv[1], int(sys.argv[2])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
 end = socket.socket(family, socket.SOCK_DGRAM)
 try:
-    end.sendto(b"arrived", (address, port)) if len(sys.argv) < 4 else end.sendmsg([b"arrived"], [], 0, (address, port))
+    if len(sys.argv) < 4:
+        end.sendto(b"arrived", (address, port))
+    else:
+        end.sendmsg([b"arrived"], [], 0, (address, port))
     print("sent")
 except OSError as error:
     print(errno.errorcode[error.errno])
@@ -83,10 +87,8 @@ class Listener:
 
     def close(self) -> None:
         for end in self.sockets:
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             end.close()
 
 

@@ -1,4 +1,4 @@
-"""Rules that change while sessions run, rules that are wrong, and rules that are not enforceable."""
+"""Rules that change while sessions run, rules that are wrong, and rules that act too late."""
 
 import os
 import signal
