@@ -1,7 +1,7 @@
 """The daemon's configuration: /etc/agentd/agentd.yaml.
 
-The engine and the commands read it here, with pydantic. The supervisor and the publisher are handed
-`to_json()`, so that neither has to import pydantic.
+The commands read it here, with pydantic, and so does `agentd.daemon.preload`. Engine, supervisor and
+publisher are handed `to_json()`, so that none of them has to import pydantic.
 """
 
 import os

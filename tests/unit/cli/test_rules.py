@@ -56,6 +56,24 @@ def test_check_names_what_comes_too_late_here(agentd: Agentd, folder: Path) -> N
     assert [note["rule"] for note in document["notes"]] == ["no-listeners"]
 
 
+def test_check_of_own_files_knows_the_shipped_rules_they_switch_off(
+    agentd: Agentd, folder: Path
+) -> None:
+    (folder / "off.yaml").write_text("disable: [exec-shared-memory, deny-delete]\n")
+    result = agentd("rules", "check", str(folder))
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "0 rules and 0 workloads: ok",
+        f"{folder}/off.yaml:1: note: deny-delete is switched off",
+    ]
+    document = json.loads(agentd("rules", "check", "--json", str(folder)).stdout)
+    assert document["disabled"] == ["deny-delete"]
+    (folder / "off.yaml").write_text("disable: [exec-shared-memry]\n")
+    result = agentd("rules", "check", str(folder))
+    assert result.exit_code == Exit.CONFIG
+    assert f"{folder}/off.yaml:1: disable: no rule read before this file" in result.stderr
+
+
 def test_check_names_file_line_and_mend(agentd: Agentd, folder: Path) -> None:
     (folder / "bad.yaml").write_text(BAD)
     result = agentd("rules", "check", str(folder))
