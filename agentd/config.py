@@ -1,7 +1,7 @@
 """The daemon's configuration: /etc/agentd/agentd.yaml.
 
-The commands read it here, with pydantic, and so does `agentd.daemon.preload`. Engine, supervisor and
-publisher are handed `to_json()`, so that none of them has to import pydantic.
+The commands read it here, with pydantic, and so does `agentd.daemon.preload`. Engine, supervisor
+and publisher are handed `to_json()`, so that none of them has to import pydantic.
 """
 
 import os
