@@ -22,9 +22,9 @@ class ControlServer:
     answers in `script` is used up first, one a connection (None: close without an answer).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, answers: "dict[str, Answer] | None" = None) -> None:
         self.path = path
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Answer] = answers or {}
         self.script: list[Answer | None] = []
         self.requests: list[dict[str, Any]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -54,9 +54,7 @@ def test_waits_for_a_socket_that_appears(tmp_path: Path) -> None:
 
     def start() -> None:
         time.sleep(0.2)
-        server = ControlServer(path)
-        server.answers["ping"] = {"ok": True}
-        servers.append(server)
+        servers.append(ControlServer(path, {"ping": {"ok": True}}))
 
     thread = threading.Thread(target=start)
     thread.start()
