@@ -307,6 +307,8 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 		hold = workload & HOLDS_REQUESTS &&
 		       (is_request || !seen_whole || scan.found & FOUND_ESCAPE);
 	now.reads = 1;
+	if (!hold && seen_whole)
+		flags |= DATA_WHOLE;
 	if (!hold)
 		now.reads = copy_out(label, read, flags, !told);
 	bpf_map_update_elem(&channels, &read->ino, &now, BPF_ANY);

@@ -73,13 +73,14 @@ class Channel:
     def client(self) -> Party | None:
         return self.writer if self.role == "server" else self.reader
 
-    def resume(self, *, lost: bool, inside: bool) -> None:
-        """Call before the bytes of a read that begins after a gap (`lost`), or inside a line."""
+    def resume(self, *, lost: bool, inside: bool) -> MessageStream:
+        """The stream for a read that may begin after a gap (`lost`), or inside a line."""
         if lost:
             self.stream = MessageStream()
         framer = self.stream.framer
         if inside and not framer.pending_size and framer.synced:
             self.stream.lost()
+        return self.stream
 
 
 class Channels:

@@ -45,6 +45,7 @@ class Dispatch:
         self._stops = stops
         self._approvals = approvals
         self._messages = messages
+        messages.catch_up = self._catch_up
         self._activity = activity
         self._events = RingReader(kernel.events.fd, kernel.events.max_entries)
         self._hold_ring = RingReader(kernel.hold_ring.fd, kernel.hold_ring.max_entries)

@@ -1,6 +1,7 @@
 """MCP messages: from bytes that a task has received to a verdict and its effect."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +11,24 @@ from agentd.daemon.labelling import Labelling
 from agentd.daemon.report import Reporter
 from agentd.daemon.transcript import UNREADABLE, Judged, Transcript
 from agentd.daemon.verdicts import Verdicts, waiting_call
+from agentd.enforce import answers
 from agentd.enforce.approvals import Approvals, Resolve
 from agentd.enforce.rewrite import Rewrite, deny_line
 from agentd.enforce.stops import Stops, is_stopped
 from agentd.enforce.tail import deny_tail
 from agentd.kernel import memory, peek
 from agentd.kernel.maps import HoldValue
-from agentd.kernel.wire import DATA_INSIDE, DATA_LOST
+from agentd.kernel.wire import DATA_INSIDE, DATA_LOST, DATA_WHOLE
 from agentd.mcp import jsonrpc
 from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
-from agentd.mcp.stream import Line
+from agentd.mcp.stream import Line, MessageStream
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.procfs import current_key
 from agentd.workloads.sessions import Session
 
 _BREAKER = b"!"
+_UNANSWERED = frozenset({"broken", "blank"})
 _UNDONE_BY_KILL = frozenset({"allowed", "denied", "timeout"})
 
 
@@ -68,6 +71,7 @@ class Messages:
         self._verdicts = verdicts
         self._reporter = reporter
         self._transcript = Transcript(reporter)
+        self.catch_up: Callable[[], None] = lambda: None
 
     def on_data(  # noqa: PLR0917 (the fields of a record)
         self,
@@ -81,9 +85,12 @@ class Messages:
     ) -> None:
         """Bytes that were read and not held: observed, judged after the fact."""
         channel = self._channels.get(ino, peer_ino, info)
-        if flags:
-            channel.resume(lost=bool(flags & DATA_LOST), inside=bool(flags & DATA_INSIDE))
-        for judged in self._judge(channel, session, data, time_ns):
+        stream = channel.stream
+        if flags & DATA_WHOLE:
+            stream = MessageStream()  # reads after this one may have come already, through holds
+        elif flags:
+            stream = channel.resume(lost=bool(flags & DATA_LOST), inside=bool(flags & DATA_INSIDE))
+        for judged in self._judge(channel, stream, session, data, time_ns):
             decision = judged.decision
             if decision and judged.verdict == "kill":  # for less it is too late
                 judged.outcome = "killed"
@@ -107,24 +114,31 @@ class Messages:
             self._transcript.unreadable(hold, session, info, outcome, str(error))
             return
         channel = self._channels.get(hold.ino, hold.peer_ino, info)
+        inside = bool(hold.access & DATA_INSIDE)
+        if inside != bool(channel.stream.framer.pending_size):
+            self.catch_up()  # what was read before was not held
+        stream = channel.resume(lost=bool(hold.access & DATA_LOST), inside=inside)
         unseen = 0
-        if hold.access:
-            channel.resume(
-                lost=bool(hold.access & DATA_LOST), inside=bool(hold.access & DATA_INSIDE)
-            )
-        if not channel.stream.framer.synced:
+        if not stream.framer.synced:
             unseen = data.find(b"\n") if b"\n" in data else len(data)
-        judged = self._judge(channel, session, data, hold.time_ns)
-        if not channel.stream.framer.synced:
+        judged = self._judge(channel, stream, session, data, hold.time_ns)
+        if not stream.framer.synced:
             unseen = len(data)
         held = Held(hold, session, info, channel, pieces, data, unseen, judged)
         self._wait_for_people(held)
         if not held.undecided:
             self._finish(held)
 
-    def _judge(self, channel: Channel, session: Session, data: bytes, time_ns: int) -> list[Judged]:
+    def _judge(  # noqa: PLR0917 (what was read, where, when)
+        self,
+        channel: Channel,
+        stream: MessageStream,
+        session: Session,
+        data: bytes,
+        time_ns: int,
+    ) -> list[Judged]:
         judged = []
-        for line in channel.stream.feed(data):
+        for line in stream.feed(data):
             known = False
             for index, message in enumerate(line.messages):
                 self._channels.learn(channel, message)
@@ -250,6 +264,7 @@ class Messages:
     def _rewrite(self, held: Held) -> bool:
         """Puts refusals in the place of denied messages. False if the process must be killed."""
         data = bytearray(held.data)
+        unanswered: list[Judged] = []
         for line, denied in _denied_lines(held.judged):
             first = denied[0]
             frame = line.frame
@@ -269,6 +284,8 @@ class Messages:
                     each.outcome = "denied"
             if done.level == "none":
                 return False
+            if done.level in _UNANSWERED:
+                unanswered += denied
         channel, session = held.channel, held.session
         if held.unseen and session.posture == "enforce" and session.on_failure == "deny":
             if channel.is_mcp and channel.role == "server":
@@ -281,7 +298,25 @@ class Messages:
         except OSError:
             return False
         # Somebody may have woken it before: then it has seen what was in its buffer.
-        return is_stopped(held.hold.tgid, held.hold.tid)
+        if not is_stopped(held.hold.tgid, held.hold.tid):
+            return False
+        if unanswered:
+            self._answer(held, unanswered)
+        return True
+
+    @staticmethod
+    def _answer(held: Held, unanswered: list[Judged]) -> None:
+        """Tells the client what the broken remains of its requests cannot make the server say."""
+        lines = []
+        for judged in unanswered:
+            decision = judged.decision
+            if judged.message.kind == "request" and decision is not None:
+                with contextlib.suppress(TypeError):  # an id of no JSON type, or too large
+                    lines.append(
+                        answers.error_line(judged.message.id, decision.rule, decision.reason)
+                    )
+        if lines and held.channel.role == "server":
+            answers.answer(held.hold.tgid, held.hold.fd, lines)
 
     def _noise(self, channel: Channel, session: Session, line: Line, time_ns: int) -> None:
         self._channels.not_mcp(channel)

@@ -22,18 +22,11 @@ class Ahead(NamedTuple):
 def look_ahead(pid: int, fd: int, limit: int = 65536) -> Ahead | None:
     """What process `pid` would read next from its descriptor `fd`, at most `limit` bytes.
 
-    A pipe is duplicated with tee(2), a socket is peeked at through pidfd_getfd(2). None if the
+    A pipe is duplicated with tee(2), a socket is peeked at. None if the
     process is gone or `fd` is neither.
     """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    try:
-        copy = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
-    finally:
-        os.close(pidfd)
-    if copy < 0:
+    copy = duplicate(pid, fd)
+    if copy is None:
         return None
     try:
         mode = os.fstat(copy).st_mode
@@ -46,6 +39,19 @@ def look_ahead(pid: int, fd: int, limit: int = 65536) -> Ahead | None:
         return None
     finally:
         os.close(copy)
+
+
+def duplicate(pid: int, fd: int) -> int | None:
+    """A descriptor of ours for what `fd` is in process `pid` (pidfd_getfd(2)); None if gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        copy = int(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0))
+    finally:
+        os.close(pidfd)
+    return copy if copy >= 0 else None
 
 
 def _hung_up(fd: int) -> bool:

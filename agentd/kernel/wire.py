@@ -32,6 +32,7 @@ SOCKET_BLOCKED: Final = 4
 
 DATA_LOST: Final = 1
 DATA_INSIDE: Final = 2
+DATA_WHOLE: Final = 4
 
 HOLD_READ: Final = 1
 HOLD_OPEN: Final = 2

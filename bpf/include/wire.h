@@ -113,6 +113,7 @@ struct socket_record {
 
 #define DATA_LOST   1 /* user space was not told of the bytes before these */
 #define DATA_INSIDE 2 /* these begin inside a line */
+#define DATA_WHOLE  4 /* these are whole lines: others of the channel may wait in the holds ring */
 
 /* Followed by `len` bytes. */
 struct data_record {

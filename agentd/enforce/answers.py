@@ -1,0 +1,75 @@
+"""Answering in the place of a stopped server, where its request leaves no room for a refusal.
+
+A request in many small pieces is complete with its last byte: one byte can be made to break it, not
+to say why. So the client is told directly: an error with the id of the request, written to the
+server's own standard output while the server is stopped.
+"""
+
+import os
+import platform
+import select
+import stat
+from collections.abc import Iterable
+from typing import Any, Final
+
+import orjson
+
+from agentd.enforce.rewrite import PREFIX
+from agentd.kernel.peek import duplicate
+
+DENIED: Final = -32000
+"""JSON-RPC: the first of the codes that are left to implementations."""
+
+_ATOMIC: Final = 4096
+"""PIPE_BUF: a write of at most that many bytes to a pipe is not split."""
+_LONGEST_REASON: Final = 1000
+_STDIN, _STDOUT = 0, 1
+_WRITES: Final = {
+    "x86_64": frozenset({1, 20, 44, 46}),
+    "aarch64": frozenset({64, 66, 206, 211}),
+}
+"""System call numbers of write, writev, sendto, sendmsg."""
+
+
+def error_line(id_: Any, rule: str, reason: str) -> bytes:
+    """The error response that a client gets; raises TypeError if the id cannot be written."""
+    message = f"{PREFIX}: {rule}: {reason[:_LONGEST_REASON]}"
+    answer = {"jsonrpc": "2.0", "id": id_, "error": {"code": DENIED, "message": message}}
+    return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def answer(tgid: int, read_fd: int, lines: Iterable[bytes]) -> bool:
+    """Writes responses where process `tgid`, stopped, writes its own; False if that is not safe.
+
+    It is where it reads (`read_fd`) on a socket, else its standard output. It is not safe while one
+    of its threads is inside a write, or when there is no room for whole lines.
+    """
+    data = b"".join(lines)
+    fd = _STDOUT if read_fd == _STDIN else read_fd
+    copy = duplicate(tgid, fd)
+    if copy is None:
+        return False
+    try:
+        mode = os.fstat(copy).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or len(data) > _ATOMIC:
+            return False
+        poll = select.poll()
+        poll.register(copy, select.POLLOUT)
+        if [what for _, what in poll.poll(0)] != [select.POLLOUT] or _writes(tgid, fd):
+            return False
+        return os.write(copy, data) == len(data)
+    except OSError:
+        return False
+    finally:
+        os.close(copy)
+
+
+def _writes(tgid: int, fd: int) -> bool:
+    """Whether a thread is in the middle of a write to `fd` (/proc/PID/task/TID/syscall)."""
+    numbers = _WRITES.get(platform.machine(), frozenset())
+    for thread in os.listdir(f"/proc/{tgid}/task"):
+        with open(f"/proc/{tgid}/task/{thread}/syscall", "rb") as file:
+            words = file.read().split()
+        if len(words) > 1 and int(words[0]) in numbers and int(words[1], 16) == fd:
+            return True
+    return False
