@@ -74,9 +74,9 @@ class Verdicts:
                 self._stops.go_on(hold)
             else:
                 outcome = outcome if outcome == "timeout" else "killed"
-                self._stops.kill(hold)
                 if decision is not None and decision.kill_scope == "session":
-                    kill_session(self._kernel, session.number)
+                    kill_session(self._kernel, session.number)  # before anybody sees one die
+                self._stops.kill(hold)
             described = None
             if decision is not None:
                 described = describe(decision, session, before_effect=True, outcome=outcome)

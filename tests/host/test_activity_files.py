@@ -121,7 +121,8 @@ PATHS: dict[str, tuple[str, list[tuple[str, ...]]]] = {
         ],
     ),
     "link-itself": (
-        ("os.symlink('/etc/passwd', base + b'/link')\nos.rename(base + b'/link', base + b'/other')\n"
+        ("os.symlink('/etc/passwd', base + b'/link')\n"
+            "os.rename(base + b'/link', base + b'/other')\n"
         "os.unlink(base + b'/other')"),
         [("rename", "{base}/link", "{base}/other"), ("delete", "{base}/other")],
     ),
