@@ -7,8 +7,9 @@ change.
 
 import glob as globbing
 import os
+import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import KernelMaps
@@ -19,7 +20,15 @@ from agentd.policy.rules import Policy, Rule
 _BINDING: Final = frozenset({"deny", "hold", "kill"})
 _FILES_MAX: Final = 8192
 _TREE_MAX: Final = 1024
+_SETTLED_NS: Final = 1_000_000_000  # a younger directory may change again within its timestamp
 _PROGRAM_PLACES: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
+
+
+class Wanted(NamedTuple):
+    """A name, or a glob of names, in some directory, and the NAME_ flags of what is found."""
+
+    name: str
+    flags: int
 
 
 class WatchedFiles:
@@ -30,38 +39,52 @@ class WatchedFiles:
         self._known: dict[Inode, tuple[str, int]] = {}
         self._index = PathIndex()
         self._flags: list[int] = []
-        self._places: list[tuple[str, int]] = []
-        self._trees: list[tuple[str, int]] = []
-        self._programs: list[tuple[str, int]] = []
+        self._wanted: dict[str, list[Wanted]] = {}
+        self._scanned: dict[str, tuple[int, int]] = {}
 
     def load(self, policy: Policy) -> None:
         """Forgets what another policy watched, and enrols what exists now."""
         self._index = PathIndex()
         self._flags = []
-        self._places = []
-        self._trees = []
-        self._programs = []
+        self._wanted = {}
+        self._scanned = {}
+        trees: list[str] = []
         for rule in policy.rules:
             if rule.on == "file.open":
-                self._add_files(rule)
+                trees += self._add_files(rule)
             elif rule.on == "process.exec" and rule.action in _BINDING:
-                self._programs += [(place, NAME_RUN) for place in _programs(rule)]
+                for place in _programs(rule):
+                    self._want(place, NAME_RUN)
         self._kernel.forget_files()
         self._known.clear()
         reader = InodeReader()
-        for tree, flags in self._trees:
+        for tree in dict.fromkeys(trees):
             for path in _files_below(tree):
-                self._enrol(reader.read(path, follow=False), path, flags)
+                self._enrol(reader.read(path, follow=False), path, self._flags_of(path))
         self.rescan()
 
     def rescan(self) -> None:
-        """Enrols files that have come into being under a watched name without an event."""
-        reader = InodeReader()
-        for place, flags in self._places:
-            for path in globbing.glob(place) if globbing.has_magic(place) else (place,):
-                self._enrol(reader.read(path), path, flags)
-        for path, flags in self._programs:
-            self._enrol(reader.read(path, follow=False), path, flags)
+        """Enrols files that have come into being under a watched name without an event.
+
+        Only directories that have changed are read; about 2 us for each of the others.
+        """
+        reader: InodeReader | None = None
+        for directory, wanted in self._wanted.items():
+            try:
+                status = os.stat(directory)
+            except OSError:
+                self._scanned.pop(directory, None)
+                continue
+            state = (status.st_ino, status.st_mtime_ns)
+            if self._scanned.get(directory) == state:
+                continue
+            if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+                self._scanned[directory] = state
+            reader = reader or InodeReader()
+            for name, flags in wanted:
+                place = f"{directory}/{name}"
+                for path in globbing.glob(place) if globbing.has_magic(name) else (place,):
+                    self._enrol(reader.read(path, follow=flags != NAME_RUN), path, flags)
 
     def name(self, ino: int, dev: int) -> str | None:
         """The name for which an inode is watched, whatever it was opened as."""
@@ -105,17 +128,25 @@ class WatchedFiles:
         if self._kernel.watch_file(inode.ino, inode.dev, flags):
             self._known[inode] = (name, flags)
 
-    def _add_files(self, rule: Rule) -> None:
+    def _add_files(self, rule: Rule) -> list[str]:
+        """Makes the globs of a rule known; returns the trees that it names as a whole."""
         flags = NAME_HOLD if rule.action in _BINDING else NAME_WATCH
         if rule.match.access == ("write",):
             flags |= NAME_WRITE_ONLY
         owner = len(self._flags)
         self._flags.append(flags)
+        trees: list[str] = []
         positive, _ = split_negated(rule.match.path or ())
         for text in positive:
             self._index.add(text, owner)
-            self._places += [(place, flags) for place in _places(text)]
-            self._trees += [(tree, flags) for tree in _trees(text)]
+            for place in _places(text):
+                self._want(place, flags)
+            trees += _trees(text)
+        return trees
+
+    def _want(self, place: str, flags: int) -> None:
+        directory, name = os.path.split(place)
+        self._wanted.setdefault(directory, []).append(Wanted(name, flags))
 
 
 def _merged(one: int, other: int) -> int:
@@ -128,15 +159,22 @@ def _merged(one: int, other: int) -> int:
 def _spelled_out(text: str) -> Iterator[str]:
     for one in expand_braces(text):
         if one.startswith("~"):
-            for home in ("/root", "/home/*", *home_directories()):
+            for home in ("/root", *globbing.glob("/home/*"), *home_directories()):
                 yield home + one[1:]
         elif not one.startswith("/proc/"):
             yield one
 
 
 def _places(text: str) -> list[str]:
-    """Globs that can be looked for at any time; those over trees (`**`) would take too long."""
-    return [one for one in _spelled_out(text) if "**" not in one]
+    """Globs in known directories; those over trees (`**`) would take too long to look for."""
+    places = []
+    for one in _spelled_out(text):
+        directory, name = os.path.split(one)
+        if "**" in one:
+            continue
+        found = globbing.glob(directory) if globbing.has_magic(directory) else [directory]
+        places += [f"{each}/{name}" for each in found]
+    return places
 
 
 def _trees(text: str) -> list[str]:
