@@ -42,6 +42,7 @@ class Party:
 
     @property
     def name(self) -> str:
+        """The program's name as of its last exec."""
         if self.info.argv is not self._argv:
             self._argv = self.info.argv
             self._name = program_name(self.info)
@@ -67,10 +68,12 @@ class Channel:
 
     @property
     def server(self) -> Party | None:
+        """Who answers requests, as far as it is known."""
         return self.reader if self.role == "server" else self.writer
 
     @property
     def client(self) -> Party | None:
+        """Who asks."""
         return self.writer if self.role == "server" else self.reader
 
     def resume(self, *, lost: bool, inside: bool) -> MessageStream:
@@ -200,18 +203,20 @@ class Channels:
         for pid in candidates:
             if _has_open(pid, target, writable=not peer_ino):
                 return self._info(pid)
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) not in candidates and int(name) != reader.key.tgid:
-                if _has_open(int(name), target, writable=not peer_ino):
-                    return self._info(int(name))
+        others = (int(name) for name in os.listdir("/proc") if name.isdigit())
+        for pid in others:
+            if pid in candidates or pid == reader.key.tgid:
+                continue
+            if _has_open(pid, target, writable=not peer_ino):
+                return self._info(pid)
         return self._who_was(reader)
 
     def _who_was(self, reader: ProcessInfo) -> ProcessInfo | None:
         """The writer, if it has exited already: who read from `reader`, else who started it."""
         for other in reversed(self._channels.values()):
-            if other.writer is not None and other.writer.info is reader:
-                if _has_ended(other.reader.info.key.tgid):
-                    return other.reader.info
+            asks_it = other.writer is not None and other.writer.info is reader
+            if asks_it and _has_ended(other.reader.info.key.tgid):
+                return other.reader.info
         parent = self._table.get(reader.parent) if reader.parent is not None else None
         if parent is not None and _has_ended(parent.key.tgid):
             return parent

@@ -24,6 +24,7 @@ from agentd.daemon.operations import Operations
 from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import TIER, Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
+from agentd.daemon.standin import StandIn
 from agentd.daemon.terminal import Terminal
 from agentd.daemon.verdicts import Verdicts
 from agentd.enforce.approvals import Approvals
@@ -77,6 +78,7 @@ class Engine:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
         self._kernel = KernelMaps(maps)
+        self._stand_in = StandIn(maps)
         self._journal = self._open_journal()
         self._reporter = Reporter(self._journal, Clock())
         if foreground:
@@ -200,6 +202,11 @@ class Engine:
         elif number != signal.SIGCHLD:  # that one only has to wake the loop
             self._stopping = True
 
+    def release_all(self) -> None:
+        """The supervisor is gone, and with it who judges in the place of this engine."""
+        patience_ns = 1_000_000_000
+        self._stand_in.release_all(self._reporter.clock.now() + patience_ns)
+
     @property
     def wake_fd(self) -> int:
         return self._wake_write
@@ -317,11 +324,16 @@ def main(
     except LoadError as error:
         log(str(error))
         return EXIT_FAILED
+    parent = os.getppid()
     engine = Engine(supervisor, loaded, load_arguments, foreground=foreground)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, engine.on_signal)
     signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
-    engine.start()
-    engine.run()
-    engine.close()
+    try:
+        engine.start()
+        engine.run()
+        engine.close()
+    finally:
+        if os.getppid() != parent:
+            engine.release_all()
     return 0

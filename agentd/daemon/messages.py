@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agentd.daemon.channels import Channel, Channels
@@ -13,7 +14,7 @@ from agentd.daemon.transcript import UNREADABLE, Judged, Transcript
 from agentd.daemon.verdicts import Verdicts, waiting_call
 from agentd.enforce import answers
 from agentd.enforce.approvals import Approvals, Resolve
-from agentd.enforce.rewrite import Rewrite, deny_line
+from agentd.enforce.rewrite import Level, deny_line
 from agentd.enforce.stops import Stops, is_stopped
 from agentd.enforce.tail import deny_tail
 from agentd.kernel import memory, peek
@@ -129,7 +130,7 @@ class Messages:
         if not held.undecided:
             self._finish(held)
 
-    def _judge(  # noqa: PLR0917 (what was read, where, when)
+    def _judge(
         self,
         channel: Channel,
         stream: MessageStream,
@@ -199,7 +200,7 @@ class Messages:
                 parts,
                 self._resolver(held, judged),
             )
-            waiting.overtaken = lambda each=judged: self._overtaken(held, each)
+            waiting.overtaken = partial(self._overtaken, held, judged)
             self._approvals.add(waiting)
 
     def _resolver(self, held: Held, judged: Judged) -> Resolve:
@@ -220,19 +221,18 @@ class Messages:
         if not is_stopped(hold.tgid, hold.tid):
             if current_key(hold.tgid) is None:
                 return "deny", "gone"
-            if held.session.on_failure == "deny":
-                return "kill", "killed"
-            return "allow", "released"
+            return (
+                ("kill", "killed") if held.session.on_failure == "deny" else ("allow", "released")
+            )
         ahead = peek.look_ahead(hold.tgid, hold.fd)
         if ahead is None:
             return None
         client = held.channel.client
-        if ahead.closed and client is not None and not _lives(client.info):
-            return "deny", "cancelled"
-        if b"cancelled" not in ahead.data:
-            return None
+        forsaken = ahead.closed and client is not None and not _lives(client.info)
         messages = (each for line in ahead.data.split(b"\n") for each in jsonrpc.parse(line))
-        return ("deny", "cancelled") if _cancelled_by(judged, messages) else None
+        if forsaken or (b"cancelled" in ahead.data and _cancelled_by(judged, messages)):
+            return "deny", "cancelled"
+        return None
 
     def _finish(self, held: Held) -> None:
         """Carries the verdicts out, lets the task go on, then tells."""
@@ -266,31 +266,13 @@ class Messages:
         data = bytearray(held.data)
         unanswered: list[Judged] = []
         for line, denied in _denied_lines(held.judged):
-            first = denied[0]
-            frame = line.frame
-            rule = first.decision.rule if first.decision else UNREADABLE
-            reason = first.decision.reason if first.decision else ""
-            done: Rewrite
-            at = max(frame.start, 0)
-            if frame.start >= 0:
-                whole = len(line.messages) == len(denied)
-                indexes = None if whole else [each.index for each in denied]
-                done = deny_line(bytes(data[at : frame.end]), rule, reason, indexes)
-            else:
-                done = deny_tail(frame.head, bytes(data[: frame.end]), rule, reason)
-            data[at : frame.end] = done.data
-            for each in denied:
-                if each.outcome == "allowed":
-                    each.outcome = "denied"
-            if done.level == "none":
+            level = _refuse(data, line, denied)
+            if level == "none":
                 return False
-            if done.level in _UNANSWERED:
+            if level in _UNANSWERED:
                 unanswered += denied
-        channel, session = held.channel, held.session
-        if held.unseen and session.posture == "enforce" and session.on_failure == "deny":
-            if channel.is_mcp and channel.role == "server":
-                # What cannot be seen whole does not pass.
-                data[: held.unseen] = _BREAKER * held.unseen
+        if held.unseen and _breaks_unseen(held):
+            data[: held.unseen] = _BREAKER * held.unseen
         if data == held.data:
             return True
         try:
@@ -322,6 +304,32 @@ class Messages:
         self._channels.not_mcp(channel)
         if channel.is_mcp and not self._channels.quiet(channel):
             self._transcript.noise(channel, session, line, time_ns)
+
+
+def _refuse(data: bytearray, line: Line, denied: list[Judged]) -> Level:
+    """Overwrites the denied messages of one line in what was read; says what is left of them."""
+    decision = denied[0].decision
+    rule = decision.rule if decision else UNREADABLE
+    reason = decision.reason if decision else ""
+    frame = line.frame
+    at = max(frame.start, 0)
+    if frame.start >= 0:
+        whole = len(line.messages) == len(denied)
+        indexes = None if whole else [each.index for each in denied]
+        done = deny_line(bytes(data[at : frame.end]), rule, reason, indexes)
+    else:
+        done = deny_tail(frame.head, bytes(data[: frame.end]), rule, reason)
+    data[at : frame.end] = done.data
+    for each in denied:
+        if each.outcome == "allowed":
+            each.outcome = "denied"
+    return done.level
+
+
+def _breaks_unseen(held: Held) -> bool:
+    """Whether a message that cannot be seen whole is kept from its server."""
+    binding = held.session.posture == "enforce" and held.session.on_failure == "deny"
+    return binding and held.channel.is_mcp and held.channel.role == "server"
 
 
 def _cancelled_by(judged: Judged, messages: Iterable[Message]) -> bool:

@@ -53,7 +53,7 @@ class StandIn:
         call, unless it has been so for 50 ms.
         """
         by_process: dict[tuple[int, int], list[HoldValue]] = {}
-        for _, value in self._holds.items():
+        for _, value in self._holds.items():  # noqa: PERF102 (a BPF map, which has no values())
             hold = HoldValue(*HOLD.unpack(value))
             by_process.setdefault((hold.tgid, hold.start_ns), []).append(hold)
         done = []
@@ -117,10 +117,7 @@ def refuse_in_place(hold: HoldValue, role: int) -> None:
 
     pieces = memory.segments(hold.tgid, hold.address, hold.length, hold.iovcnt)
     data = memory.read(hold.tgid, pieces)
-    if role & ROLE_TO_CLIENT:
-        breakable = False
-    else:
-        breakable = bool(role & ROLE_MCP) or b"jsonrpc" in data
+    breakable = not role & ROLE_TO_CLIENT and (bool(role & ROLE_MCP) or b"jsonrpc" in data)
     *lines, rest = data.split(b"\n")
     for index, line in enumerate(lines):
         if not index and hold.access & DATA_INSIDE:

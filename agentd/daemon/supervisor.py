@@ -30,7 +30,7 @@ EXIT_CONFIG = 78
 _TICK_S = 0.02
 _IDLE_S = 1.0
 _STOP_S = 5.0
-_BACKOFF_S = (0.0, 0.0, 0.1, 0.5, 1.0)
+_BACKOFF_S = (0.0, 0.1, 0.5, 1.0)
 _STEADY_S = 10.0
 _RELEASE_ALL_NS = 1_000_000_000
 
@@ -46,6 +46,7 @@ class Child:
         self._not_before = 0.0
 
     def start(self, argv: list[str], pass_fds: tuple[int, ...], env: dict[str, str]) -> None:
+        """Runs `argv` with these descriptors, and `env` on top of a bare environment."""
         self.process = subprocess.Popen(argv, pass_fds=pass_fds, env=spawn.environment() | env)
         self._started = time.monotonic()
 
@@ -57,13 +58,19 @@ class Child:
         if status is None:
             return None
         self.process = None
-        lived = time.monotonic() - self._started
-        self._failures = 0 if lived > _STEADY_S else self._failures + 1
+        if time.monotonic() - self._started > _STEADY_S:
+            self._failures = 0
         pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self._failures += 1
         self._not_before = time.monotonic() + pause
         return status
 
+    def is_ready(self) -> None:
+        """It has come up: should it end now, the next one starts at once."""
+        self._failures = 0
+
     def due(self) -> bool:
+        """Whether it does not run and its pause is over."""
         return self.process is None and time.monotonic() >= self._not_before
 
     def stop(self, meanwhile: Callable[[], None] | None = None) -> None:
@@ -83,6 +90,8 @@ class Child:
 
 
 class Supervisor:
+    """The loop that keeps the daemon's parts alive, and everything that outlives an engine."""
+
     def __init__(self, engine_arguments: list[str]) -> None:
         self._engine_arguments = engine_arguments
         self._sensor = Sensor()
@@ -232,6 +241,7 @@ class Supervisor:
         channel.send(self._channel, message, fds)
 
     def _announce(self) -> None:
+        self._engine.is_ready()
         self._ever_ready = True
         address = os.environ.get("NOTIFY_SOCKET")
         if address:

@@ -15,6 +15,7 @@ from agentd.workloads.sessions import Session
 
 _VALUE_ROOM = 2048
 _NOISE_ROOM = 200
+_DEEPEST = 16
 UNREADABLE = "unreadable-message"
 
 
@@ -138,12 +139,11 @@ def describe_message(judged: Judged, channel: Channel) -> dict[str, Any]:
 def shorten(value: Any, depth: int = 0) -> Any:
     """JSON with every string cut at 2 KiB, and nesting at 16 levels."""
     if isinstance(value, str):
-        if len(value) <= _VALUE_ROOM:
-            return value
-        return f"{value[:_VALUE_ROOM]}...(+{len(value) - _VALUE_ROOM} bytes)"
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-        return shorten(str(value)) if abs(value) < 10**4000 else "..."  # orjson has 64 bits
-    if depth > 16:
+        more = len(value) - _VALUE_ROOM
+        return value if more <= 0 else f"{value[:_VALUE_ROOM]}...(+{more} bytes)"
+    if isinstance(value, int):
+        return value if -(1 << 63) <= value < 1 << 64 else "..."  # orjson has 64 bits
+    if depth > _DEEPEST:
         return "..."
     if isinstance(value, dict):
         return {str(key)[:256]: shorten(each, depth + 1) for key, each in value.items()}

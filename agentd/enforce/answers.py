@@ -10,6 +10,7 @@ import platform
 import select
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -67,9 +68,8 @@ def answer(tgid: int, read_fd: int, lines: Iterable[bytes]) -> bool:
 def _writes(tgid: int, fd: int) -> bool:
     """Whether a thread is in the middle of a write to `fd` (/proc/PID/task/TID/syscall)."""
     numbers = _WRITES.get(platform.machine(), frozenset())
-    for thread in os.listdir(f"/proc/{tgid}/task"):
-        with open(f"/proc/{tgid}/task/{thread}/syscall", "rb") as file:
-            words = file.read().split()
+    for thread in Path(f"/proc/{tgid}/task").iterdir():
+        words = (thread / "syscall").read_bytes().split()
         if len(words) > 1 and int(words[0]) in numbers and int(words[1], 16) == fd:
             return True
     return False

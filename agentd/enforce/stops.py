@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 from agentd.kernel.maps import HoldValue, KernelMaps
 
@@ -86,8 +87,7 @@ def is_stopped(tgid: int, tid: int) -> bool:
 def thread_state(tgid: int, tid: int) -> str:
     """The state letter of a thread as in proc(5); "X" if there is no such thread."""
     try:
-        with open(f"/proc/{tgid}/task/{tid}/stat", "rb", buffering=0) as file:
-            text = file.read(512)
+        text = Path(f"/proc/{tgid}/task/{tid}/stat").read_bytes()
     except OSError:
         return "X"
     return chr(text[text.rindex(b")") + 2])

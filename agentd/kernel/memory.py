@@ -66,7 +66,7 @@ def write(pid: int, pieces: list[Piece], data: bytes) -> None:
     _move("writable", _writev, pid, buffer, len(data), pieces)
 
 
-def _move(
+def _move(  # noqa: PLR0917 (the arguments of the system call)
     what: str,
     function: "ctypes._NamedFuncPointer",
     pid: int,

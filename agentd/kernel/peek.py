@@ -22,8 +22,8 @@ class Ahead(NamedTuple):
 def look_ahead(pid: int, fd: int, limit: int = 65536) -> Ahead | None:
     """What process `pid` would read next from its descriptor `fd`, at most `limit` bytes.
 
-    A pipe is duplicated with tee(2), a socket is peeked at. None if the
-    process is gone or `fd` is neither.
+    A pipe is duplicated with tee(2), a socket is peeked at. None if the process is gone or `fd` is
+    neither.
     """
     copy = duplicate(pid, fd)
     if copy is None:
@@ -34,11 +34,11 @@ def look_ahead(pid: int, fd: int, limit: int = 65536) -> Ahead | None:
             return Ahead(_tee(copy, limit), _hung_up(copy))
         if stat.S_ISSOCK(mode):
             return Ahead(_peek(copy, limit), _hung_up(copy))
-        return None
     except OSError:
         return None
     finally:
         os.close(copy)
+    return None
 
 
 def duplicate(pid: int, fd: int) -> int | None:

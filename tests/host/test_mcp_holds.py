@@ -194,11 +194,8 @@ def test_kill_process_and_session(daemon: Daemon, tmp_path: Path) -> None:
             assert not (tmp_path / name).exists()
             assert outcome(daemon, tmp_path / name) == ("kill", "killed")
             if other_dies:
-                wait_until(
-                    lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE,
-                    5,
-                    "the end of the session",
-                )
+                psutil.wait_procs([other], 5)
+                assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
             else:
                 assert other.is_running()
                 other.kill()

@@ -7,7 +7,7 @@ of PyPI `mcp` 2.3 recv(2) or read(2) as its peer is a socket or a pipe.
 """
 
 import json
-import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -81,8 +81,6 @@ class Talk:
         transport: str = "pipe",
         agent: Sequence[str] = (sys.executable, "-SE", str(SUPPORT / "agent.py")),
     ) -> None:
-        import subprocess
-
         script, out = directory / "script.json", directory / "transcript.json"
         script.write_text(
             json.dumps({"server": list(server), "transport": transport, "steps": list(steps)})
@@ -106,15 +104,14 @@ class Talk:
     def _events(self, daemon: Daemon) -> list[Message]:
         """The session's MCP events, once as many are there as were said, and a little later."""
         said = len(self.sent) + len(self._flat())
+        ours = {self.server, self.client}
         deadline = time.monotonic() + 5
         while True:
             found = [
                 event
                 for event in daemon.events()
                 if event["class"].startswith("mcp.")
-                and self.server in (event["process"]["pid"], event["process"]["ppid"])
-                or event["class"].startswith("mcp.")
-                and event["process"]["pid"] == self.client
+                and not {event["process"]["pid"], event["process"]["ppid"]}.isdisjoint(ours)
             ]
             if len(found) >= said or time.monotonic() > deadline:
                 time.sleep(0.15)
@@ -317,11 +314,13 @@ def test_nothing_but_noise_is_no_mcp(daemon: Daemon, tmp_path: Path) -> None:
     assert [each["mcp"].get("method") for each in talk.events] == ["tools/call", "tools/call"]
 
 
-REAL = {
-    "server-filesystem": lambda d: servers.filesystem(d),
-    "server-everything": lambda _: servers.everything(),
-    "mcp-server-time": lambda _: servers.time_server(),
-}
+def real_server(name: str, root: Path) -> list[str]:
+    if name == "server-filesystem":
+        return servers.filesystem(root)
+    return servers.everything() if name == "server-everything" else servers.time_server()
+
+
+REAL = ("server-filesystem", "server-everything", "mcp-server-time")
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -332,7 +331,7 @@ def test_real_servers(daemon: Daemon, tmp_path: Path, name: str) -> None:
         "mcp-server-time": call(1, "get_current_time", timezone="UTC"),
     }
     steps = [*initialize(), step(call_of[name]), step(call_of[name] | {"id": 2})]
-    talk = Talk(daemon, tmp_path, steps, server=REAL[name](tmp_path))
+    talk = Talk(daemon, tmp_path, steps, server=real_server(name, tmp_path))
     answered = [each for each in talk.received if "method" not in each]
     assert all("result" in each and not each["result"].get("isError") for each in answered)
     requests = [each["mcp"] for each in talk.events if each["class"] == "mcp.request"]
@@ -347,8 +346,6 @@ def test_real_servers(daemon: Daemon, tmp_path: Path, name: str) -> None:
 
 def test_the_clients_of_the_sdk(daemon: Daemon, tmp_path: Path) -> None:
     """PyPI's `mcp` client with mcp-server-git, both in the session."""
-    import subprocess
-
     subprocess.run(["git", "init", "-q", str(tmp_path / "r")], check=True)
     script = tmp_path / "client.py"
     script.write_text(SDK_CLIENT)
@@ -383,7 +380,8 @@ async def main():
         await session.initialize()
         for _ in range(5):
             result = await session.call_tool("git_status", {"repo_path": sys.argv[3]})
-            print("ok" if not getattr(result, "is_error", getattr(result, "isError", False)) else result)
+            failed = getattr(result, "is_error", getattr(result, "isError", False))
+            print(result if failed else "ok")
 
 asyncio.run(main())
 """

@@ -2,8 +2,8 @@
 
 Arguments: a script (JSON file), and where to write the transcript. The script has `server` (its
 argument vector), `transport` (pipe, socketpair: one for both directions, socketpairs: one each as
-Node does) and `steps`: [{"send": text, "cut": bytes of each write or 0, "answers": how many lines to
-wait for}]. The transcript has the two pids and every line that came back.
+Node does) and `steps`: [{"send": text, "cut": bytes of each write or 0, "answers": how many lines
+to wait for}]. The transcript has the two pids and every line that came back.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def _start(script: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int, int]:
-    command = script["server"]
+    command: list[str] = script["server"]
     if script["transport"] == "pipe":
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None
@@ -26,7 +26,7 @@ def _start(script: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int, int]:
     ours_out, theirs_out = (
         socket.socketpair() if script["transport"] == "socketpairs" else (ours.dup(), theirs.dup())
     )
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs_out)
+    process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs_out.fileno())
     theirs.close()
     theirs_out.close()
     return process, ours.detach(), ours_out.detach()

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 _CHUNK = 65536
@@ -47,11 +48,10 @@ def _call(params: dict[str, Any]) -> dict[str, Any]:
     arguments = params.get("arguments") or {}
     match params.get("name"):
         case "write":
-            with open(arguments["path"], "w") as file:
-                file.write(arguments.get("content", ""))
+            Path(arguments["path"]).write_text(arguments.get("content", ""))
             text = "written"
         case "remove":
-            os.remove(arguments["path"])
+            Path(arguments["path"]).unlink()
             text = "removed"
         case "echo":
             text = arguments.get("text") or "x" * int(arguments.get("size", 0))

@@ -1,0 +1,244 @@
+"""kill -9 of the engine, of the supervisor: nothing stays stopped, nothing slips through."""
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.host.support.control import ControlClient
+from tests.host.support.daemon import Daemon, workload
+from tests.host.support.processes import wait_until
+from tests.host.support.stdio_client import StdioClient
+
+MINI = [sys.executable, "-SE", str(Path(__file__).parent / "support" / "mini_server.py")]
+KILLS = 200
+RELEASED_WITHIN_S = 1.0
+ANSWERED_WITHIN_S = 2.0
+
+
+def _rule(name: str, action: str, **fields: Any) -> dict[str, Any]:
+    match = {"tool": "write", "arguments": {"path": f"*/{name}-*"}}
+    rule = {"id": name, "on": "mcp.tool_call", "match": match, "action": action, "reason": "r"}
+    return rule | fields
+
+
+RULES = {
+    "rules": [
+        _rule("deny", "deny"),
+        _rule("hold", "hold", approve={"timeout": "200ms", "on_timeout": "allow"}),
+    ]
+}
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    rules = {
+        "closed.yaml": workload("closed", on_failure="deny"),
+        "open.yaml": workload("open", on_failure="allow"),
+        "rules.yaml": RULES,
+    }
+    started = Daemon(tmp_path / "agentd", rules)
+    started.start()
+    yield started
+    with suppress(AssertionError):
+        started.stop()
+
+
+def engine_of(daemon: Daemon) -> psutil.Process | None:
+    """The engine process, if there is one just now."""
+    for child in psutil.Process(daemon.pid).children():
+        with suppress(psutil.Error):
+            if "agentd.daemon.engine" in child.cmdline():
+                return child
+    return None
+
+
+def judging(daemon: Daemon, within: float = 10.0) -> psutil.Process:
+    """The engine, once it answers and is not the one that was killed."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        with suppress(OSError, psutil.Error, ValueError):
+            with ControlClient(daemon.socket, timeout=0.5) as control:
+                pid = control.request("ping")["pid"]
+            engine = engine_of(daemon)
+            if engine is not None and engine.pid == pid:
+                return engine
+        time.sleep(0.01)
+    raise AssertionError(f"no engine within {within} s: {daemon.tail()}")
+
+
+class Caller(threading.Thread):
+    """One client that calls its server without a pause, and checks every answer."""
+
+    def __init__(self, client: StdioClient, directory: Path, on_failure: str, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.client = client
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.wrong: list[str] = []
+        self.slowest_s = 0.0
+        self._directory = directory
+        self._on_failure = on_failure
+        self._random = random.Random(seed)
+        self.end = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self.end.is_set() and not self.wrong:
+            number += 1
+            kind = self._random.choice(["allow", "allow", "deny", "deny", "hold"])
+            try:
+                self._call(kind, self._directory / f"{kind}-{number}")
+            except (OSError, ValueError, KeyError) as error:
+                self.wrong.append(f"{kind}: {error!r}")
+
+    def _call(self, kind: str, path: Path) -> None:
+        started = time.monotonic()
+        answer = self.client.call("write", {"path": str(path), "content": "x", "pad": "p" * 60})
+        self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+        refused = "error" in answer or bool(answer["result"].get("isError"))
+        text = str(answer)
+        outcome = "done"
+        if refused:
+            outcome = "engine-down" if "denied-by-agentd: engine-down" in text else "refused"
+            if "denied-by-agentd: " not in text:
+                self.wrong.append(f"{kind}: {text}")
+        self.outcomes[kind, outcome] += 1
+        if path.exists() == refused:
+            self.wrong.append(f"{kind}: told {outcome}, and the file says otherwise")
+        if kind == "deny" and not refused and self._on_failure == "deny":
+            self.wrong.append("a denied call had its effect")
+        if kind != "deny" and outcome == "refused":
+            self.wrong.append(f"{kind}: refused by a rule")
+        if refused and outcome == "engine-down" and self._on_failure == "allow":
+            self.wrong.append("refused although its workload says allow")
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+class Watcher(threading.Thread):
+    """Looks every 20 ms at who is stopped, and for how long without a moment of running."""
+
+    def __init__(self, pids: list[int]) -> None:
+        super().__init__(daemon=True)
+        self.longest_s = 0.0
+        self.end = threading.Event()
+        self._processes = [psutil.Process(pid) for pid in pids]
+
+    def run(self) -> None:
+        since: dict[int, tuple[float, int]] = {}
+        while not self.end.wait(0.02):
+            now = time.monotonic()
+            for process in self._processes:
+                with suppress(psutil.Error):
+                    ran = process.num_ctx_switches().voluntary
+                    if process.status() != psutil.STATUS_STOPPED:
+                        since.pop(process.pid, None)
+                        continue
+                    first, at = since.setdefault(process.pid, (now, ran))
+                    if at != ran:
+                        since[process.pid] = (now, ran)
+                    else:
+                        self.longest_s = max(self.longest_s, now - first)
+
+
+def stopped_below_us() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.status() == psutil.STATUS_STOPPED:
+                found.append(process)
+    return found
+
+
+def servers(daemon: Daemon, stack: ExitStack, names: list[str]) -> list[StdioClient]:
+    clients = []
+    for name in names:
+        client = StdioClient(daemon.run(name, MINI), timeout=ANSWERED_WITHIN_S)
+        clients.append(stack.enter_context(client))
+        client.timeout = 10.0
+        client.initialize()
+        client.timeout = ANSWERED_WITHIN_S
+    return clients
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_engine_killed_two_hundred_times(daemon: Daemon, tmp_path: Path) -> None:
+    names = ["closed", "closed", "closed", "open", "open"]
+    chance = random.Random(7)
+    kills = 0
+    with ExitStack() as stack:
+        clients = servers(daemon, stack, names)
+        callers = []
+        for number, (name, client) in enumerate(zip(names, clients, strict=True)):
+            directory = tmp_path / f"files{number}"
+            directory.mkdir()
+            on_failure = "allow" if name == "open" else "deny"
+            callers.append(Caller(client, directory, on_failure, number))
+        watcher = Watcher(
+            [int(client.call("pid")["result"]["content"][0]["text"]) for client in clients]
+        )
+        threads: list[Caller | Watcher] = [*callers, watcher]
+        for thread in threads:
+            thread.start()
+        while kills < KILLS and not any(caller.wrong for caller in callers):
+            engine = judging(daemon)
+            time.sleep(chance.uniform(0, 0.15))
+            engine.kill()
+            kills += 1
+            engine.wait(2)
+        judging(daemon)
+        time.sleep(0.5)
+        for thread in threads:
+            thread.end.set()
+        for thread in threads:
+            thread.join(10)
+        outcomes = sum((caller.outcomes for caller in callers), Counter[tuple[str, str]]())
+        slowest = max(caller.slowest_s for caller in callers)
+        print(f"{kills} kills, {outcomes}, slowest {slowest:.2f} s, stop {watcher.longest_s:.2f} s")
+        assert [caller.wrong for caller in callers] == [[]] * len(callers)
+        assert kills == KILLS
+        assert slowest < ANSWERED_WITHIN_S
+        assert watcher.longest_s < RELEASED_WITHIN_S
+        assert not stopped_below_us()
+        assert daemon.request("holds")["holds"] == []
+        for what in (("allow", "done"), ("deny", "refused"), ("deny", "engine-down")):
+            assert outcomes[what] > KILLS // 10, what
+        assert outcomes["deny", "done"] > 0  # of the workload that says on_failure: allow
+
+
+@pytest.mark.parametrize("name", ["closed", "open"])
+def test_supervisor_killed_while_a_call_is_held(daemon: Daemon, tmp_path: Path, name: str) -> None:
+    """The engine notices, and releases with the configured verdict before it ends."""
+    long = _rule("wait", "hold", approve={"timeout": "60s", "on_timeout": "deny"})
+    daemon.write_rules("long.yaml", {"rules": [long]})
+    wait_until(lambda: daemon.request("reload")["rules"] == 3, 5, "three rules")
+    with ExitStack() as stack:
+        (client,) = servers(daemon, stack, [name])
+        path = tmp_path / "wait-1"
+        client.send_raw(
+            b'{"jsonrpc":"2.0","id":"w","method":"tools/call","params":{"name":"write",'
+            b'"arguments":{"path":"%s","content":"x","pad":"%s"}}}\n' % (bytes(path), b"p" * 60)
+        )
+        wait_until(lambda: len(daemon.request("holds")["holds"]) == 1, 5, "a held call")
+        processes = daemon.processes()
+        os.kill(daemon.pid, signal.SIGKILL)
+        answer = client.read()
+        assert answer["id"] == "w"
+        assert path.exists() == (name == "open")
+        assert ("denied-by-agentd: engine-down" in str(answer)) == (name == "closed")
+        _, alive = psutil.wait_procs(processes[1:], 5)
+        assert not alive
+        assert not stopped_below_us()
+    daemon._process.wait()  # type: ignore[union-attr]
+    daemon.start()
