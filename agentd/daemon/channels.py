@@ -24,6 +24,7 @@ _CHANNELS_MAX = 4096
 _NOISE_MAX = 64
 _OURS = (protocol.CLIENT_REQUESTS.keys() | protocol.SERVER_REQUESTS.keys()) - {"initialize", "ping"}
 """Methods that no other JSON-RPC protocol has: a sender that omits "jsonrpc" still speaks MCP."""
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 _O_ACCMODE = 3
 _O_RDONLY = 0
 _INODE = re.compile(r"(?:pipe|socket):\[(\d+)\]")
@@ -58,6 +59,7 @@ class Channel:
     """One direction: bytes that `reader` reads from `ino`."""
 
     ino: int
+    peer_ino: int
     reader: Party
     writer: Party | None
     stream: MessageStream
@@ -105,6 +107,7 @@ class Channels:
         writer = self._find_writer(ino, peer_ino, reader)
         channel = Channel(
             ino,
+            peer_ino,
             self._party(reader),
             None if writer is None else self._party(writer),
             MessageStream(),
@@ -140,6 +143,29 @@ class Channels:
         channel.noise += 1
         if not channel.is_mcp:
             self._kernel.set_role(channel.ino, ROLE_OTHER)
+
+    def reply_fd(self, requests: Channel, read_fd: int) -> int | None:
+        """The descriptor that a server writes its answers to; None if that is not certain.
+
+        It is what the client is known to read, or a pipe that the server writes and the client
+        reads (not the server's standard error); else standard output, if it reads standard input.
+        """
+        if requests.role != "server":
+            return None
+        server = _descriptors(requests.reader.info.key.tgid)
+        for other in self._channels.values():
+            if other.conversation is requests.conversation and other.role == "client":
+                for fd, (link, writable) in server.items():
+                    if writable and link == _link(other.ino, other.peer_ino):
+                        return fd
+        if requests.writer is not None:
+            client = _descriptors(requests.writer.info.key.tgid)
+            read = {link for link, writable in client.values() if not writable}
+            read.discard(server.get(_STDERR, ("", False))[0])
+            for fd, (link, writable) in server.items():
+                if writable and link in read:
+                    return fd
+        return _STDOUT if read_fd == _STDIN else None
 
     def quiet(self, channel: Channel) -> bool:
         """Whether this channel has made so much noise that no more of it is worth an event."""
@@ -191,7 +217,7 @@ class Channels:
 
         (A shell that started a server keeps the server's standard output open, too.)
         """
-        target = f"socket:[{peer_ino}]" if peer_ino else f"pipe:[{ino}]"
+        target = _link(ino, peer_ino)
         near = [
             other.reader.info.key.tgid
             for other in reversed(self._channels.values())
@@ -212,20 +238,23 @@ class Channels:
         return self._who_was(reader)
 
     def _who_was(self, reader: ProcessInfo) -> ProcessInfo | None:
-        """The writer, if it has exited already: who read from `reader`, else who started it."""
+        """The likely writer, when nobody has that end any more.
+
+        Who read from `reader`; else who started it, as a client starts its server.
+        """
         for other in reversed(self._channels.values()):
-            asks_it = other.writer is not None and other.writer.info is reader
-            if asks_it and _has_ended(other.reader.info.key.tgid):
+            if other.writer is not None and other.writer.info is reader:
                 return other.reader.info
         parent = self._table.get(reader.parent) if reader.parent is not None else None
-        if parent is not None and _has_ended(parent.key.tgid):
-            return parent
-        return None
+        return parent if parent is not None and parent.session == reader.session else None
 
-    @staticmethod
-    def _party(info: ProcessInfo) -> Party:
+    def _party(self, info: ProcessInfo) -> Party:
         seen = read_process(info.key.tgid)
-        return Party(info, seen if seen is not None and same_start(seen.key, info.key) else None)
+        if seen is None or not same_start(seen.key, info.key):
+            return Party(info)
+        if seen.exe != info.exe:
+            self._table.add(seen)  # brings `info` up to date
+        return Party(info, seen)
 
     def _info(self, pid: int) -> ProcessInfo | None:
         known = self._table.by_pid(pid)
@@ -235,29 +264,43 @@ class Channels:
         return None if read is None else self._table.add(read)
 
 
+def _link(ino: int, peer_ino: int) -> str:
+    """What the writing end of a channel is called in /proc/PID/fd."""
+    return f"socket:[{peer_ino}]" if peer_ino else f"pipe:[{ino}]"
+
+
 def _has_open(pid: int, target: str, *, writable: bool) -> bool:
     """Whether a process has `target` open (for writing, where that tells the ends apart)."""
     directory = f"/proc/{pid}/fd"
     try:
         for fd in os.listdir(directory):
-            if os.readlink(f"{directory}/{fd}") == target:
-                if not writable:
-                    return True
-                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as info:
-                    flags = next(line for line in info if line.startswith(b"flags:"))
-                if int(flags.split()[1], 8) & _O_ACCMODE != _O_RDONLY:
-                    return True
+            same = os.readlink(f"{directory}/{fd}") == target
+            if same and (not writable or _is_writable(pid, fd)):
+                return True
     except (OSError, StopIteration):
         return False
     return False
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie: it has no descriptors then."""
+def _is_writable(pid: int, fd: str) -> bool:
+    """Raises OSError when process or descriptor are gone."""
+    with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as info:
+        flags = next(line for line in info if line.startswith(b"flags:"))
+    return int(flags.split()[1], 8) & _O_ACCMODE != _O_RDONLY
+
+
+def _descriptors(pid: int) -> dict[int, tuple[str, bool]]:
+    """Pipes and sockets of a process: descriptor -> (link, whether it can be written to)."""
+    found = {}
+    directory = f"/proc/{pid}/fd"
     try:
-        return not os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return True
+        for fd in sorted(os.listdir(directory), key=int):
+            link = os.readlink(f"{directory}/{fd}")
+            if _INODE.fullmatch(link):
+                found[int(fd)] = (link, _is_writable(pid, fd))
+    except (OSError, StopIteration):
+        return found
+    return found
 
 
 def program_name(info: ProcessInfo) -> str:

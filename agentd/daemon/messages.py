@@ -286,8 +286,7 @@ class Messages:
             self._answer(held, unanswered)
         return True
 
-    @staticmethod
-    def _answer(held: Held, unanswered: list[Judged]) -> None:
+    def _answer(self, held: Held, unanswered: list[Judged]) -> None:
         """Tells the client what the broken remains of its requests cannot make the server say."""
         lines = []
         for judged in unanswered:
@@ -297,8 +296,9 @@ class Messages:
                     lines.append(
                         answers.error_line(judged.message.id, decision.rule, decision.reason)
                     )
-        if lines and held.channel.role == "server":
-            answers.answer(held.hold.tgid, held.hold.fd, lines)
+        fd = self._channels.reply_fd(held.channel, held.hold.fd) if lines else None
+        if fd is not None:
+            answers.answer(held.hold.tgid, fd, lines)
 
     def _noise(self, channel: Channel, session: Session, line: Line, time_ns: int) -> None:
         self._channels.not_mcp(channel)

@@ -24,7 +24,6 @@ DENIED: Final = -32000
 _ATOMIC: Final = 4096
 """PIPE_BUF: a write of at most that many bytes to a pipe is not split."""
 _LONGEST_REASON: Final = 1000
-_STDIN, _STDOUT = 0, 1
 _WRITES: Final = {
     "x86_64": frozenset({1, 20, 44, 46}),
     "aarch64": frozenset({64, 66, 206, 211}),
@@ -39,14 +38,13 @@ def error_line(id_: Any, rule: str, reason: str) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def answer(tgid: int, read_fd: int, lines: Iterable[bytes]) -> bool:
-    """Writes responses where process `tgid`, stopped, writes its own; False if that is not safe.
+def answer(tgid: int, fd: int, lines: Iterable[bytes]) -> bool:
+    """Writes responses to `fd`, where process `tgid`, stopped, writes its own.
 
-    It is where it reads (`read_fd`) on a socket, else its standard output. It is not safe while one
-    of its threads is inside a write, or when there is no room for whole lines.
+    False if that is not safe: while one of its threads is inside a write, or when there is no room
+    for whole lines.
     """
     data = b"".join(lines)
-    fd = _STDOUT if read_fd == _STDIN else read_fd
     copy = duplicate(tgid, fd)
     if copy is None:
         return False

@@ -217,6 +217,30 @@ def test_engine_killed_two_hundred_times(daemon: Daemon, tmp_path: Path) -> None
         assert outcomes["deny", "done"] > 0  # of the workload that says on_failure: allow
 
 
+@pytest.mark.parametrize("kind", ["allow", "deny"])
+@pytest.mark.parametrize("at", [1, 30, 120, -2, -1])
+def test_engine_killed_inside_a_message(daemon: Daemon, tmp_path: Path, kind: str, at: int) -> None:
+    """Whoever judges the rest has not seen the beginning: nothing of it may be executed."""
+    with ExitStack() as stack:
+        (client,) = servers(daemon, stack, ["closed"])
+        path = tmp_path / f"{kind}-1"
+        data = (
+            b'{"jsonrpc":"2.0","id":"s","method":"tools/call","params":{"name":"write",'
+            b'"arguments":{"path":"%s","content":"x","pad":"%s"}}}\n' % (bytes(path), b"p" * 60)
+        )
+        client.send_raw(data[:at])
+        time.sleep(0.1)
+        engine = judging(daemon)
+        engine.kill()
+        engine.wait(2)
+        judging(daemon)
+        client.send_raw(data[at:])
+        client.timeout = 10.0
+        assert "pong" in str(client.call("echo", {"text": "pong"}))
+        seen_whole_before = at == -1 and kind == "allow"
+        assert path.exists() == seen_whole_before
+
+
 @pytest.mark.parametrize("name", ["closed", "open"])
 def test_supervisor_killed_while_a_call_is_held(daemon: Daemon, tmp_path: Path, name: str) -> None:
     """The engine notices, and releases with the configured verdict before it ends."""

@@ -227,15 +227,29 @@ def test_one_denied_and_one_held_among_many(
     assert refused(answers["denied"], "no-denied")
 
 
-@pytest.mark.parametrize("cut", [1, 7, 100])
-def test_denied_over_many_reads(client: StdioClient, tmp_path: Path, cut: int) -> None:
-    data = line("cut", tmp_path / "denied", padding="p" * 300)
+def send_in_pieces(client: StdioClient, data: bytes, cut: int) -> None:
     for at in range(0, len(data), cut):
         client.send_raw(data[at : at + cut])
         time.sleep(0.0005)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 100])
+def test_denied_over_many_reads(client: StdioClient, tmp_path: Path, cut: int) -> None:
+    send_in_pieces(client, line("cut", tmp_path / "denied", padding="p" * 300), cut)
     assert client.read()["id"] == "cut"
     assert not (tmp_path / "denied").exists()
     assert "result" in write(client, tmp_path / "after")
+
+
+def test_the_python_sdk_reads_a_copy_of_standard_input(daemon: Daemon, tmp_path: Path) -> None:
+    """And writes to one of standard output: a client that must be told is told there."""
+    with StdioClient(daemon.run("tested", servers.time_server()), timeout=10) as client:
+        client.initialize()
+        send_in_pieces(client, line("cut", tmp_path / "denied", padding="p" * 100), 1)
+        answer = client.read()
+        while answer.get("id") != "cut":  # the SDK also says that it could not parse a line
+            answer = client.read()
+        assert refused(answer, "no-denied")
 
 
 def test_five_mebibytes_denied_at_the_tail(client: StdioClient, tmp_path: Path) -> None:
@@ -297,7 +311,8 @@ def test_client_dies_while_held(daemon: Daemon, tmp_path: Path) -> None:
     )
     agent = subprocess.Popen(daemon.run("tested", [sys.executable, "-c", script]))
     (waiting,) = held(daemon)
-    client = daemon.events("hold.open")[-1]["mcp"]["client"]["pid"]
+    client = waiting["subject"]["mcp"]["client"]["pid"]
+    assert agent.pid != client != os.getpid()
     os.kill(client, signal.SIGKILL)
     agent.wait(10)
     held(daemon, 0)

@@ -1,9 +1,11 @@
 """MCP over stdio as the kernel sees it: every message one event, whatever its bytes look like.
 
-What servers read their standard input with (strace, November 2026): Node (server-filesystem,
-server-everything) read(2), by epoll, on a pipe or on a socket pair, 64 KiB at a time; Python
-(mcp-server-git, mcp-server-time) read(2) in a worker thread, 8 KiB at a time, growing; the client
-of PyPI `mcp` 2.3 recv(2) or read(2) as its peer is a socket or a pipe.
+What they read with (strace, November 2026): Node (server-filesystem, server-everything, and a
+client made of child_process) read(2) of 64 KiB, its child's streams are one Unix socket pair each;
+Python (PyPI mcp 2.3: mcp-server-git, mcp-server-time) read(2) of 8 KiB in a worker thread, from a
+copy of standard input, and its client read(2) of 256 KiB from a pipe; Go (npm mcp-time-linux-x64)
+read(2) of 4 KiB; Rust (npm @leanspec/mcp-linux-x64) read(2) of 8 KiB in a worker thread. None uses
+io_uring for standard streams, though Node sets rings up.
 """
 
 import json
