@@ -109,6 +109,19 @@ class Config(_Section):
     state_dir: Path = paths.STATE_DIR
     rules: list[Path] = Field(default_factory=lambda: [paths.RULES_DIR])
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    hold_wait_us: int = Field(
+        200,
+        ge=0,
+        le=1000,
+        description="how long a held task waits on its CPU for its verdict before it is stopped;"
+        " 0: it is stopped at once",
+    )
+    hold_linger_us: int = Field(
+        1000,
+        ge=0,
+        le=10_000,
+        description="how long the engine polls for the next hold after one; 0: it sleeps at once",
+    )
     journal: JournalConfig = JournalConfig()
     nats: NatsConfig = NatsConfig()
     publisher: PublisherConfig = PublisherConfig()

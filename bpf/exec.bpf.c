@@ -77,12 +77,10 @@ static __always_inline __u32 write_program(struct scratch *scratch, __u32 at,
 	return at + *filename_len;
 }
 
-/* The hold of the current task if a rule must judge this exec and it has been stopped. */
-static __always_inline struct hold *stop_at_exec(const struct label *label,
-						 struct linux_binprm *bprm)
+/* The hold of the current task if a rule must judge this exec. */
+static __always_inline struct hold *hold_exec(const struct label *label, struct linux_binprm *bprm,
+					      __u32 flags)
 {
-	__u32 flags = workload_flags(label);
-
 	if (!(flags & HOLDS_EXECS))
 		return NULL;
 	if (!(settings_flags() & MASK_EXEC_ALL) && !exec_named(bprm))
@@ -92,7 +90,7 @@ static __always_inline struct hold *stop_at_exec(const struct label *label,
 		return NULL;
 	hold->ino = BPF_CORE_READ(bprm, file, f_inode, i_ino);
 	hold->dev = BPF_CORE_READ(bprm, file, f_inode, i_sb, s_dev);
-	return stop_current(hold, flags) ? hold : NULL;
+	return enter_hold(hold, flags) ? hold : NULL;
 }
 
 static __always_inline void announce_exec(struct hold *hold, struct linux_binprm *bprm)
@@ -165,10 +163,13 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	}
 	/* The exec is told before the hold is, so that whoever judges knows the program. */
-	struct hold *hold = stop_at_exec(label, bprm);
+	__u32 flags = workload_flags(label);
+	struct hold *hold = hold_exec(label, bprm, flags);
 	report_exec(label, task, bprm, hold);
-	if (hold)
+	if (hold) {
 		announce_exec(hold, bprm);
+		await_verdict(hold, flags);
+	}
 	return 0;
 }
 

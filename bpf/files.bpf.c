@@ -214,8 +214,10 @@ static __always_inline void hold_open(const struct label *label, struct file *fi
 	hold->access = access;
 	hold->fd = fd;
 	hold->syscall = syscall;
-	if (stop_current(hold, flags))
+	if (enter_hold(hold, flags)) {
 		announce(hold, scratch, size);
+		await_verdict(hold, flags);
+	}
 }
 
 SEC("raw_tp/sys_exit")

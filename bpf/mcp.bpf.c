@@ -15,11 +15,11 @@
 #define AF_UNIX	 1
 #define MSG_PEEK 2
 
-#define SHORT_PIECE  64
-#define CHUNK	     8192
-#define MAX_CHUNKS   1280
-#define MAX_IOVECS   1024 /* UIO_MAXIOV */
-#define FEW_IOVECS   8
+#define SHORT_PIECE 64
+#define CHUNK	    8192
+#define MAX_CHUNKS  1280
+#define MAX_IOVECS  1024 /* UIO_MAXIOV */
+#define FEW_IOVECS  8
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -91,9 +91,9 @@ struct copy {
 	struct label label;
 	struct bytes_read read;
 	__u64 address;
-	__u64 here; /* bytes left at `address` */
-	__u64 left; /* in all */
-	__u64 next; /* the iovec after this one */
+	__u64 here;   /* bytes left at `address` */
+	__u64 left;   /* in all */
+	__u64 next;   /* the iovec after this one */
 	__u32 flags;  /* of the next record */
 	__u32 urgent; /* a channel that is new to user space: who writes to it may soon be gone */
 };
@@ -116,8 +116,8 @@ static __always_inline bool send_chunk(const struct copy *copy, __u32 len)
 	struct scratch *scratch = get_scratch();
 	struct data_record *record = (void *)scratch;
 	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	__u64 wakeup = copy->urgent || waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP
-								: BPF_RB_NO_WAKEUP;
+	__u64 wakeup =
+		copy->urgent || waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 
 	if (!scratch || len > CHUNK)
 		return false;
@@ -188,8 +188,9 @@ static __always_inline void hold_read(const struct label *label, const struct by
 				      __u32 workload, __u32 flags)
 {
 	struct hold *hold = new_hold(label, HOLD_READ);
+	struct scratch *scratch = get_scratch();
 
-	if (!hold)
+	if (!hold || !scratch)
 		return;
 	hold->ino = read->ino;
 	hold->peer_ino = read->peer_ino;
@@ -199,7 +200,10 @@ static __always_inline void hold_read(const struct label *label, const struct by
 	hold->fd = read->fd;
 	hold->syscall = read->syscall;
 	hold->access = flags;
-	take_hold(hold, workload);
+	if (enter_hold(hold, workload)) {
+		announce(hold, scratch, sizeof(*hold));
+		await_verdict(hold, workload);
+	}
 }
 
 /* Address of the last byte that was read; 0 if it lies further back than FEW_IOVECS. */

@@ -66,10 +66,12 @@ class PolicyInForce:
         kernel: KernelMaps,
         registry: SessionRegistry,
         reporter: Reporter,
+        hold_wait_us: int,
     ) -> None:
         self._kernel = kernel
         self._registry = registry
         self._reporter = reporter
+        self._patience_us = hold_wait_us
         self._policy = Policy()
         self._plan = KernelPlan()
         self._rule_numbers: list[str] = []
@@ -83,6 +85,7 @@ class PolicyInForce:
 
     @property
     def workloads(self) -> dict[str, Workload]:
+        """The workloads of the policy, by name."""
         return self._policy.workloads
 
     def use(self, compiled: CompiledPolicy) -> None:
@@ -205,7 +208,7 @@ class PolicyInForce:
         flags = MASK_CANDIDATES if len(self.selectors) else 0
         flags |= MASK_EXEC_ALL if self._plan.exec_all else 0
         # Not the policy's own number: that starts anew with every engine, the map does not.
-        self._kernel.set_settings(flags, self._kernel.generation() + 1)
+        self._kernel.set_settings(flags, self._kernel.generation() + 1, self._patience_us)
         for workload in self._prepared & self._policy.workloads.keys():
             self.prepare(workload)
 

@@ -88,7 +88,9 @@ class Engine:
         self._labelling = Labelling(
             self._kernel, self._registry, ProcessTable(), self._reporter, supervisor
         )
-        self._policy = PolicyInForce(self._kernel, self._registry, self._reporter)
+        self._policy = PolicyInForce(
+            self._kernel, self._registry, self._reporter, self._settings.hold_wait_us
+        )
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)
         stops = Stops(self._kernel)
@@ -107,7 +109,13 @@ class Engine:
         )
         activity = Activity(self._labelling, self._policy, verdicts, self._reporter)
         self._dispatch = Dispatch(
-            self._kernel, self._labelling, stops, self._approvals, messages, activity
+            self._kernel,
+            self._labelling,
+            stops,
+            self._approvals,
+            messages,
+            activity,
+            self._settings.hold_linger_us,
         )
         listener = socket.socket(fileno=listener_fd)
         self._control = Control(
@@ -173,6 +181,7 @@ class Engine:
             timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
+            self._dispatch.linger()
             self._dispatch.drain(_SLICE)
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors

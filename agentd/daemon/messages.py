@@ -280,7 +280,7 @@ class Messages:
         except OSError:
             return False
         # Somebody may have woken it before: then it has seen what was in its buffer.
-        if not is_stopped(held.hold.tgid, held.hold.tid):
+        if not self._stops.is_held(held.hold):
             return False
         if unanswered:
             self._answer(held, unanswered)

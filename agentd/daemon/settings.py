@@ -1,5 +1,6 @@
 """What the engine is told about itself and its host, as plain data: pydantic stays outside."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ class Settings:
     """Whether there are NATS servers to publish to."""
     control_group: str
     """Its members may approve and deny."""
+    hold_wait_us: int
+    """How long a held task waits on its CPU before it is stopped; 0 where there is one CPU."""
+    hold_linger_us: int
+    """How long the engine polls for the next hold after one; 0 where there is one CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Loaded:
 
 def read_settings(config: dict[str, Any]) -> Settings:
     """The engine's settings in `Config.to_json()`. Raises KeyError, TypeError."""
+    # On one CPU nobody could judge while the task waits, nor call while the engine polls.
+    spare = (os.cpu_count() or 1) > 1
     return Settings(
         host_name=config["host"],
         state_dir=Path(config["state_dir"]),
@@ -52,6 +59,8 @@ def read_settings(config: dict[str, Any]) -> Settings:
         flush_ms=config["journal"]["flush_ms"],
         streams=bool(config["nats"]["servers"]),
         control_group=config["control"]["group"],
+        hold_wait_us=config["hold_wait_us"] if spare else 0,
+        hold_linger_us=config["hold_linger_us"] if spare else 0,
     )
 
 

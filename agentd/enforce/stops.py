@@ -34,12 +34,33 @@ class Stops:
         return True
 
     def go_on(self, hold: HoldValue) -> None:
-        """Lets the task go on, unless another thread of its process still waits for a verdict."""
-        self._kernel.mark_decided(hold)
-        if self._forget(hold):
+        """Lets the task go on, unless another thread of its process is stopped for a verdict."""
+        last = self._forget(hold)
+        if self._goes_on_by_itself(hold):
+            return
+        if last:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(hold.tgid, signal.SIGCONT)
         self._kernel.drop_hold(hold)
+
+    def is_held(self, hold: HoldValue) -> bool:
+        """Whether the task has been kept from going on up to now."""
+        if self._kernel.waits.is_waiting(hold.cpu, hold.id):
+            return True
+        return is_stopped(hold.tgid, hold.tid)
+
+    def _goes_on_by_itself(self, hold: HoldValue) -> bool:
+        """Says that the hold is decided; True if its task sees that before it stops."""
+        waits = self._kernel.waits
+        if waits.is_waiting(hold.cpu, hold.id):
+            waits.decide(hold.cpu, hold.id)
+            self._kernel.mark_decided(hold)  # also the barrier that `decide` asks for
+            if not waits.is_stopping(hold.cpu, hold.id) and waits.is_waiting(hold.cpu, hold.id):
+                return True
+            deadline = time.monotonic() + _STOP_PATIENCE_S
+            while waits.is_waiting(hold.cpu, hold.id) and time.monotonic() < deadline:
+                pass  # a few instructions of its CPU
+        return not self._kernel.mark_decided(hold)
 
     def kill(self, hold: HoldValue) -> bool:
         """Kills the held process; False if it is gone."""
@@ -114,6 +135,7 @@ def kill_process(kernel: KernelMaps, tgid: int, start_ns: int) -> bool:
 def kill_session(kernel: KernelMaps, session: int) -> int:
     """SIGKILL to every process of a session until none is left to kill; returns how many.
 
+    The oldest die first: a shell must not go on to its next command because the one before died.
     A child that is forked meanwhile has the label too, so the next round finds it.
     """
     killed: set[tuple[int, int]] = set()
@@ -125,6 +147,6 @@ def kill_session(kernel: KernelMaps, session: int) -> int:
         ]
         if not fresh:
             return len(killed)
-        for tgid, start_ns in fresh:
+        for tgid, start_ns in sorted(fresh, key=lambda each: each[1]):
             kill_process(kernel, tgid, start_ns)
             killed.add((tgid, start_ns))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from agentd.kernel.libbpf import BPF_EXIST, KernelError, Map
+from agentd.kernel.waits import Waits
 from agentd.kernel.wire import (
     FILE_ID,
     HOLD,
@@ -29,6 +30,8 @@ _ENOSPC: Final = {7, 28}  # E2BIG, ENOSPC: how a full map answers
 
 
 class LabelValue(NamedTuple):
+    """A process's label, as in `struct label`."""
+
     start_ns: int
     session: int
     workload: int
@@ -55,6 +58,8 @@ class HoldValue(NamedTuple):
     fd: int
     dev: int
     access: int
+    cpu: int
+    pad: int
 
 
 class SocketRuleValue(NamedTuple):
@@ -76,6 +81,7 @@ class KernelMaps:
         self._maps = dict(maps)
         self.labels = self._maps["labels"]
         self.holds = self._maps["holds"]
+        self.waits = Waits(self._maps["waits"].fd)
         self.events = self._maps["events"]
         self.hold_ring = self._maps["hold_ring"]
 
@@ -86,9 +92,11 @@ class KernelMaps:
         self.labels.put(U32.pack(tgid), LABEL.pack(start_ns, session, workload, 0))
 
     def unlabel(self, tgid: int) -> None:
+        """Takes a label away."""
         self.labels.delete(U32.pack(tgid))
 
     def label_of(self, tgid: int) -> LabelValue | None:
+        """The label of a process, None if it has none."""
         value = self.labels.get(U32.pack(tgid))
         return None if value is None else LabelValue(*LABEL.unpack(value)[:3])
 
@@ -106,6 +114,7 @@ class KernelMaps:
         return self.holds.get(U64.pack(hold.id)) is not None
 
     def held(self) -> list[HoldValue]:
+        """Every hold that is not resolved."""
         return [HoldValue(*HOLD.unpack(value)) for _, value in self.holds.items()]
 
     def mark_decided(self, hold: HoldValue) -> bool:
@@ -120,11 +129,13 @@ class KernelMaps:
         return True
 
     def drop_hold(self, hold: HoldValue) -> None:
+        """Forgets a hold."""
         self.holds.delete(U64.pack(hold.id))
 
     # Channels
 
     def set_role(self, ino: int, flags: int) -> None:
+        """What user space has learnt of a channel: ROLE_ flags."""
         self._maps["roles"].put(U64.pack(ino), U32.pack(flags))
 
     def role_of(self, ino: int) -> int:
@@ -186,14 +197,18 @@ class KernelMaps:
         return True
 
     def forget_files(self) -> None:
+        """No inode is watched any more."""
         files = self._maps["files"]
         for key in list(files.keys()):
             files.delete(key)
 
-    def set_settings(self, flags: int, generation: int) -> None:
-        self._maps["settings"].put(U32.pack(0), SETTINGS.pack(flags, generation))
+    def set_settings(self, flags: int, generation: int, patience_us: int) -> None:
+        """MASK_ flags, and the number of the policy."""
+        settings = SETTINGS.pack(flags, generation, patience_us, 0)
+        self._maps["settings"].put(U32.pack(0), settings)
 
     def generation(self) -> int:
+        """The number that `set_settings` gave last; 0 before."""
         value = self._maps["settings"].get(U32.pack(0))
         return int(SETTINGS.unpack(value)[1]) if value else 0
 
@@ -212,7 +227,7 @@ class KernelMaps:
         return found
 
     def losses(self, numbers: Iterable[int]) -> dict[tuple[str, int], int]:
-        """Counts since load: ("ring" | "hold", workload number) -> records lost, holds not taken."""
+        """Counts since load: ("ring" | "hold", workload number) -> records or holds that failed."""
         counts: dict[tuple[str, int], int] = {}
         for source, name in (("ring", "losses"), ("hold", "failed_holds")):
             for number in numbers:

@@ -7,7 +7,7 @@ paths use. tests/unit/kernel/test_wire.py compares every member with the BTF of 
 import ctypes
 import struct
 from ctypes import c_char, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
-from typing import Final
+from typing import Any, Final
 
 COMM_LEN: Final = 16
 NAME_LEN: Final = 64
@@ -67,6 +67,7 @@ NAME_PREFIX: Final = 4
 NAME_EXEC: Final = 5
 
 MAX_WORKLOADS: Final = 256
+MAX_CPUS: Final = 1024
 MAX_SOCKET_RULES: Final = 64
 RULE_EXCEPT: Final = 1
 
@@ -190,7 +191,13 @@ class Hold(ctypes.Structure):
         ("fd", c_uint32),
         ("dev", c_uint32),
         ("access", c_uint32),
+        ("cpu", c_uint32),
+        ("pad", c_uint32),
     )
+
+
+class Wait(ctypes.Structure):
+    _fields_ = (("waiting", c_uint64), ("stopping", c_uint64), ("decided", c_uint64))
 
 
 class Label(ctypes.Structure):
@@ -235,7 +242,12 @@ class SocketRule(ctypes.Structure):
 
 
 class Settings(ctypes.Structure):
-    _fields_ = (("flags", c_uint32), ("generation", c_uint32))
+    _fields_ = (
+        ("flags", c_uint32),
+        ("generation", c_uint32),
+        ("patience_us", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
@@ -248,6 +260,7 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "socket_record": SocketRecord,
     "data_record": DataRecord,
     "hold": Hold,
+    "wait": Wait,
     "label": Label,
     "workload": Workload,
     "channel": Channel,
@@ -270,7 +283,8 @@ _CODES: Final[dict[type, str]] = {
 
 def _codes(structure: type[ctypes.Structure]) -> str:
     codes = []
-    for _, kind in structure._fields_:
+    for field in structure._fields_:
+        kind: Any = field[1]
         if issubclass(kind, ctypes.Structure):
             codes.append(_codes(kind))
         elif issubclass(kind, ctypes.Array):

@@ -1,7 +1,13 @@
-/* Stops the current task until user space has judged it.
+/* Keeps the current task from going on until user space has judged it.
  *
- * Order: the map entry first (so that the supervisor finds the task whatever happens to the ring
- * or the engine), then SIGSTOP, then the record: a SIGCONT can never come before the stop. */
+ * The hold is entered in the map first, so that the supervisor finds the task whatever happens to
+ * the ring or the engine. Then its record is sent. Then the task waits on its CPU for a moment:
+ * most verdicts come within it, and neither the task, nor its other threads, nor its parent notice
+ * anything. Only when that was not enough it is stopped with SIGSTOP.
+ *
+ * The two sides agree through `struct wait`: each writes its own word before it reads the other's,
+ * so either the kernel sees the verdict and does not stop, or user space sees that it is stopping
+ * and sends SIGCONT when it has. */
 #pragma once
 
 #include "common.h"
@@ -27,7 +33,8 @@ static __always_inline struct hold *new_hold(const struct label *label, __u16 ki
 		return NULL;
 	__builtin_memset(hold, 0, sizeof(*hold));
 	hold->time_ns = bpf_ktime_get_boot_ns();
-	hold->id = hold->time_ns << 8 | (bpf_get_smp_processor_id() & 0xff);
+	hold->cpu = bpf_get_smp_processor_id() & (MAX_CPUS - 1);
+	hold->id = hold->time_ns << 8 | (hold->cpu & 0xff);
 	hold->start_ns = label->start_ns;
 	hold->tgid = id >> 32;
 	hold->tid = (__u32)id;
@@ -36,6 +43,15 @@ static __always_inline struct hold *new_hold(const struct label *label, __u16 ki
 	hold->kind = kind;
 	return hold;
 }
+
+/* Index: CPU. A task that waits cannot be preempted, so a CPU has one at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_CPUS);
+	__type(key, __u32);
+	__type(value, struct wait);
+} waits SEC(".maps");
 
 static __always_inline void hold_failed(const struct hold *hold, __u32 flags)
 {
@@ -53,36 +69,79 @@ static __always_inline bool traced_by_agent(void)
 	return BPF_CORE_READ(task, ptrace) && label_of(BPF_CORE_READ(task, parent, tgid));
 }
 
-static __always_inline bool stop_current(struct hold *hold, __u32 flags)
+/* Enters the hold; false if that is not possible, and the workload's choice has been made. It says
+ * that the task waits before anybody is told of it: who judges and finds it not waiting may then
+ * take it for stopped. */
+static __always_inline bool enter_hold(struct hold *hold, __u32 flags)
 {
+	__u32 cpu = hold->cpu;
+	struct wait *wait = bpf_map_lookup_elem(&waits, &cpu);
+
 	hold->state = HOLD_PENDING;
-	if (traced_by_agent() || bpf_map_update_elem(&holds, &hold->id, hold, BPF_NOEXIST)) {
+	if (!wait || traced_by_agent() ||
+	    bpf_map_update_elem(&holds, &hold->id, hold, BPF_NOEXIST)) {
 		hold_failed(hold, flags);
 		return false;
 	}
-	if (bpf_send_signal(SIGSTOP)) {
-		bpf_map_delete_elem(&holds, &hold->id);
-		hold_failed(hold, flags);
-		return false;
-	}
-	hold->state = HOLD_STOPPED;
-	bpf_map_update_elem(&holds, &hold->id, hold, BPF_EXIST);
+	__sync_lock_test_and_set(&wait->waiting, hold->id);
 	return true;
 }
 
-static __always_inline void take_hold(struct hold *hold, __u32 flags)
-{
-	if (!stop_current(hold, flags))
-		return;
-	/* A full ring loses nothing: the engine sweeps the map. */
-	if (bpf_ringbuf_output(&hold_ring, hold, sizeof(*hold), 0))
-		count_in(&failed_holds, hold->workload);
-}
-
-/* Tells of a stop whose record is `size` bytes of `scratch`, what follows the struct included. */
+/* Tells of a hold; the record is `size` bytes of `scratch`, what follows the struct included. A
+ * full ring loses nothing: the engine sweeps the map. */
 static __always_inline void announce(const struct hold *hold, struct scratch *scratch, __u32 size)
 {
 	__builtin_memcpy(scratch->bytes, hold, sizeof(*hold));
 	if (size > SCRATCH_LEN || bpf_ringbuf_output(&hold_ring, scratch->bytes, size, 0))
 		count_in(&failed_holds, hold->workload);
+}
+
+struct patience {
+	struct wait *wait;
+	__u64 id;
+	__u64 deadline;
+};
+
+static long wait_step(__u32 index, void *data)
+{
+	struct patience *patience = data;
+
+	if (*(volatile __u64 *)&patience->wait->decided == patience->id)
+		return 1;
+	return bpf_ktime_get_ns() > patience->deadline;
+}
+
+static __always_inline void wait_a_moment(struct wait *wait, __u64 id)
+{
+	__u32 zero = 0;
+	struct settings *value = bpf_map_lookup_elem(&settings, &zero);
+	struct patience patience = {.wait = wait, .id = id};
+
+	if (!value || !value->patience_us)
+		return;
+	patience.deadline = bpf_ktime_get_ns() + value->patience_us * 1000ULL;
+	bpf_loop(1 << 20, wait_step, &patience, 0);
+}
+
+/* Returns when the verdict is there, or with the task about to stop for it. */
+static __always_inline void await_verdict(struct hold *hold, __u32 flags)
+{
+	__u32 cpu = hold->cpu;
+	__u64 id = hold->id;
+	struct wait *wait = bpf_map_lookup_elem(&waits, &cpu);
+
+	if (!wait)
+		return;
+	wait_a_moment(wait, id);
+	__sync_lock_test_and_set(&wait->stopping, id);
+	if (*(volatile __u64 *)&wait->decided == id) {
+		bpf_map_delete_elem(&holds, &id);
+	} else if (bpf_send_signal(SIGSTOP)) {
+		bpf_map_delete_elem(&holds, &id);
+		hold_failed(hold, flags);
+	} else {
+		hold->state = HOLD_STOPPED;
+		bpf_map_update_elem(&holds, &id, hold, BPF_EXIST);
+	}
+	__sync_lock_test_and_set(&wait->waiting, 0);
 }

@@ -105,8 +105,8 @@ struct socket_record {
 	__u8 address[16];
 	__u32 path_len;
 	char path[UNIX_PATH_LEN];
-	/* For Unix sockets with a path, components follow: of the true path where the kernel knows it,
-	 * else, if `relative`, of the directory that `path` starts from. */
+	/* For Unix sockets with a path, components follow: of the true path where the kernel knows
+	 * it, else, if `relative`, of the directory that `path` starts from. */
 	__u32 real_len;
 	__u32 relative;
 };
@@ -153,6 +153,17 @@ struct hold {
 	__u32 fd;
 	__u32 dev;
 	__u32 access; /* HOLD_OPEN; for HOLD_READ: DATA_ flags */
+	__u32 cpu;    /* where it waits before it is stopped */
+	__u32 pad;
+};
+
+#define MAX_CPUS 1024
+
+/* Value of the array `waits`, index: CPU. Holds are named by id, 0 is none. */
+struct wait {
+	__u64 waiting;	/* kernel: this one is here, and may not be stopped yet */
+	__u64 stopping; /* kernel: waited long enough for this one */
+	__u64 decided;	/* user space: this one may go on */
 };
 
 /* Value of the map `labels`, key: tgid. */
@@ -238,5 +249,7 @@ struct socket_rule {
 /* Value of the array `settings`, one entry. */
 struct settings {
 	__u32 flags;
-	__u32 generation; /* of the policy: what was cold for one is not for the next */
+	__u32 generation;  /* of the policy: what was cold for one is not for the next */
+	__u32 patience_us; /* how long a task waits on its CPU for a verdict before it is stopped */
+	__u32 pad;
 };

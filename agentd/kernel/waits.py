@@ -1,0 +1,39 @@
+"""The words through which a waiting task and the engine agree, mapped from the array `waits`.
+
+A held task waits on its CPU before it is stopped (bpf/include/hold.h). Each side writes its own
+word before it reads the other's. The words are accessed through a memoryview, which moves eight
+bytes at once; the bpf(2) call that the caller makes in between is a full memory barrier.
+"""
+
+import ctypes
+import mmap
+import os
+from typing import Final
+
+from agentd.kernel.wire import MAX_CPUS, Wait
+
+_WORDS: Final = ctypes.sizeof(Wait) // 8
+_STOPPING: Final = Wait.stopping.offset // 8
+_DECIDED: Final = Wait.decided.offset // 8
+
+
+class Waits:
+    """The map `waits`; holds are named by id."""
+
+    def __init__(self, fd: int) -> None:
+        cpus = min(MAX_CPUS, os.sysconf("SC_NPROCESSORS_CONF"))
+        size = -(-cpus * ctypes.sizeof(Wait) // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._words = memoryview(memory).cast("Q")
+
+    def is_waiting(self, cpu: int, hold_id: int) -> bool:
+        """Whether the task waits there, or is just about to stop or to go on."""
+        return self._words[cpu * _WORDS] == hold_id
+
+    def is_stopping(self, cpu: int, hold_id: int) -> bool:
+        """Whether its patience has ended: it stops unless it has seen the verdict before."""
+        return self._words[cpu * _WORDS + _STOPPING] == hold_id
+
+    def decide(self, cpu: int, hold_id: int) -> None:
+        """Lets the task go on if it still waits. A barrier must follow before a word is read."""
+        self._words[cpu * _WORDS + _DECIDED] = hold_id
