@@ -206,6 +206,7 @@ class Engine:
         self._labelling.close()
 
     def on_signal(self, number: int, _frame: object) -> None:
+        """Handles SIGHUP (reload) and SIGTERM; any signal also wakes the loop."""
         if number == signal.SIGHUP:
             self._reloads.request()
         elif number != signal.SIGCHLD:  # that one only has to wake the loop
@@ -218,6 +219,7 @@ class Engine:
 
     @property
     def wake_fd(self) -> int:
+        """Where signal numbers are to be written, so that they end the loop's wait."""
         return self._wake_write
 
     def _ready(self, poll: select.epoll, fd: int, what: int) -> None:
