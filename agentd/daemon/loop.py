@@ -133,6 +133,7 @@ class Engine:
             self._reloads,
         )
         self._losses: dict[tuple[str, int], int] = {}
+        self._records_before = self._records_trimmed = 0
 
     def start(self) -> None:
         """Policy, sessions from before a restart, existing processes; then READY."""
@@ -254,10 +255,19 @@ class Engine:
         self._reloads.look()
         if now // _HOUSEKEEPING_NS % 8 == 0:
             self._labelling.reap()
+            self._give_back_memory()
         if self._labelling.changed:
             self._save()
         if self._journal.flush() is FlushStatus.BROKEN:
             raise AgentdError(f"the journal {self._journal.path} is damaged; it is set aside")
+
+    def _give_back_memory(self) -> None:
+        """Once after a burst, when nothing waits for this process any more."""
+        records = self._dispatch.records
+        if records == self._records_before and records != self._records_trimmed:
+            trim_heap()
+            self._records_trimmed = records
+        self._records_before = records
 
     def _report_losses(self) -> None:
         numbers = range(min(self._registry.workload_count + 1, MAX_WORKLOADS))

@@ -242,6 +242,8 @@ class Supervisor:
 
     def _announce(self) -> None:
         self._engine.is_ready()
+        if not self._ever_ready and "--foreground" not in self._engine_arguments:
+            _log("READY")  # in the foreground the engine's own first line says so
         self._ever_ready = True
         address = os.environ.get("NOTIFY_SOCKET")
         if address:
