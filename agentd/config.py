@@ -117,7 +117,7 @@ class Config(_Section):
         " 0: it is stopped at once",
     )
     hold_linger_us: int = Field(
-        3000,
+        1500,
         ge=0,
         le=10_000,
         description="how long the engine polls for the next hold after one; 0: it sleeps at once",

@@ -1,5 +1,6 @@
 """Takes records out of the rings and hands each to who understands it."""
 
+import os
 import time
 
 from agentd.daemon.activity import Activity, refreshed
@@ -81,13 +82,15 @@ class Dispatch:
         """After a hold, stays with the holds ring for a moment: calls come in rows.
 
         The next one then finds the engine awake and its memory warm, which saves it more time than
-        the judgement itself takes.
+        the judgement itself takes. Whoever else wants this CPU comes first.
         """
         now = time.monotonic_ns
         end = now() + _LINGER_AT_MOST_NS
         while now() < min(self._last_hold_ns + self._linger_ns, end):
             if self._hold_ring.pending():
                 self.holds()
+            else:
+                os.sched_yield()
 
     def drain(self, limit: int) -> None:
         """At most a ring's worth of telemetry, in slices of `limit` records."""

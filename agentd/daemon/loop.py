@@ -255,6 +255,7 @@ class Engine:
         self._reloads.look()
         if now // _HOUSEKEEPING_NS % 8 == 0:
             self._labelling.reap()
+        if now // _HOUSEKEEPING_NS % 4 == 0:
             self._give_back_memory()
         if self._labelling.changed:
             self._save()
@@ -265,6 +266,7 @@ class Engine:
         """Once after a burst, when nothing waits for this process any more."""
         records = self._dispatch.records
         if records == self._records_before and records != self._records_trimmed:
+            gc.collect()
             trim_heap()
             self._records_trimmed = records
         self._records_before = records

@@ -1,0 +1,76 @@
+"""However long a held task waits before it is stopped, its verdict is carried out, once.
+
+0 stops it at once, 1000 us lets nearly every verdict come before the stop, 50 us makes the two
+race: some tasks see the verdict, some are stopped while it is given.
+"""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.host.conftest import StartDaemon
+from tests.host.support.daemon import Document, workload
+from tests.host.support.stdio_client import StdioClient
+
+MINI = [sys.executable, "-SE", str(Path(__file__).parent / "support" / "mini_server.py")]
+SERVERS = 4
+CALLS = 150
+RULES: Document = {
+    "rules": [
+        {"id": "allow-all", "on": "mcp.tool_call", "action": "allow"},
+        {
+            "id": "no-denied",
+            "on": "mcp.tool_call",
+            "match": {"tool": "write", "arguments": {"path": "*/denied*"}},
+            "action": "deny",
+        },
+    ]
+}
+
+
+def write(client: StdioClient, path: Path) -> dict[str, Any]:
+    return client.call("write", {"path": str(path), "content": "x"})
+
+
+@pytest.mark.parametrize("wait_us", [0, 50, 1000])
+def test_every_verdict_is_carried_out(
+    start_daemon: StartDaemon, tmp_path: Path, wait_us: int
+) -> None:
+    daemon = start_daemon(
+        rules={"w.yaml": workload("tested"), "r.yaml": RULES}, settings={"hold_wait_us": wait_us}
+    )
+    problems: list[str] = []
+
+    def work(number: int) -> None:
+        try:
+            with StdioClient(daemon.run("tested", MINI), timeout=10) as client:
+                client.initialize()
+                for call in range(CALLS):
+                    kind = "denied" if call % 3 == 0 else "fine"
+                    path = tmp_path / f"{kind}-{number}-{call}"
+                    answer = write(client, path)
+                    failed = "error" in answer or answer["result"].get("isError", False)
+                    if failed != (kind == "denied") or path.exists() != (kind == "fine"):
+                        problems.append(f"{path.name}: {answer}")
+        except Exception as error:  # noqa: BLE001 (told by the assertion below)
+            problems.append(f"server {number}: {error!r}")
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(SERVERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not problems
+    mine = psutil.Process().children(recursive=True)
+    assert not [child for child in mine if child.status() == psutil.STATUS_STOPPED]
+    events = [
+        event
+        for event in daemon.events()
+        if event["class"] == "mcp.request" and event["mcp"].get("tool") == "write"
+    ]
+    assert len(events) == SERVERS * CALLS
+    assert all(event["decision"]["before_effect"] for event in events)
