@@ -14,6 +14,7 @@ import pytest
 
 from tests.host.conftest import StartDaemon
 from tests.host.support.daemon import Document, workload
+from tests.host.support.processes import wait_until
 from tests.host.support.stdio_client import StdioClient
 
 MINI = [sys.executable, "-SE", str(Path(__file__).parent / "support" / "mini_server.py")]
@@ -67,10 +68,16 @@ def test_every_verdict_is_carried_out(
     assert not problems
     mine = psutil.Process().children(recursive=True)
     assert not [child for child in mine if child.status() == psutil.STATUS_STOPPED]
-    events = [
-        event
-        for event in daemon.events()
-        if event["class"] == "mcp.request" and event["mcp"].get("tool") == "write"
-    ]
-    assert len(events) == SERVERS * CALLS
-    assert all(event["decision"]["before_effect"] for event in events)
+    judged: list[dict[str, Any]] = []
+
+    def journalled() -> bool:
+        judged[:] = [
+            event["decision"]
+            for event in daemon.events("mcp.request")
+            if event["mcp"].get("tool") == "write"
+        ]
+        return len(judged) >= SERVERS * CALLS
+
+    wait_until(journalled, 10, "every call in the journal")
+    assert len(judged) == SERVERS * CALLS
+    assert all(decision["before_effect"] for decision in judged)
