@@ -75,7 +75,7 @@ def connect(path: Path) -> sqlite3.Connection:
     con = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     con.execute("PRAGMA synchronous=NORMAL")
     con.execute("PRAGMA secure_delete=OFF")
-    con.execute("PRAGMA cache_size=-1024")
+    con.execute("PRAGMA cache_size=-512")
     return con
 
 
