@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.host.support.daemon import shipped_workloads_unselected
 from tests.host.support.leftovers import foreign_daemons, host_state
 from tests.host.support.processes import wait_until
 from tests.host.support.servers import REPOSITORY
@@ -101,8 +102,17 @@ def session(fresh_places: None, tmp_path_factory: pytest.TempPathFactory) -> Ses
     directory = tmp_path_factory.mktemp("first-session")
     runtime_dir = directory / "run"
     configuration = directory / "agentd.yaml"
+    own_rules = directory / "rules.d"
+    own_rules.mkdir()
+    (own_rules / "workloads.yaml").write_text(yaml.safe_dump(shipped_workloads_unselected()))
     configuration.write_text(
-        yaml.safe_dump({"runtime_dir": str(runtime_dir), "state_dir": str(directory / "state")})
+        yaml.safe_dump(
+            {
+                "runtime_dir": str(runtime_dir),
+                "state_dir": str(directory / "state"),
+                "rules": [str(own_rules)],
+            }
+        )
     )
     environment = {**os.environ, "AGENTD_CONFIG": str(configuration)}
     environment.pop("AGENTD_SOCKET", None)

@@ -40,10 +40,21 @@ def workload(name: str, posture: str = "enforce", **fields: Any) -> Document:
     return {"workloads": [{"name": name, "posture": posture, "select": never, **fields}]}
 
 
+def shipped_workloads_unselected() -> Document:
+    """The shipped workloads, none of which finds a process by itself.
+
+    This host may run agents that are no business of the tests: their MCP traffic must not be read.
+    """
+    shipped = yaml.safe_load((REPOSITORY / "rules" / "workloads.yaml").read_text())["workloads"]
+    never = {each["name"]: [{"exe": f"/nonexistent/{each['name']}"}] for each in shipped}
+    return {"workloads": [{**each, "select": never[each["name"]]} for each in shipped]}
+
+
 class Daemon:
     """One daemon. `rules` maps file names to YAML documents of the drop-in directory.
 
-    `shipped` adds the repository's rules; `settings` goes into the configuration file as it is.
+    `shipped` adds the repository's rules, without their selectors; `settings` goes into the
+    configuration file as it is.
     """
 
     READY_TIMEOUT_S = 20.0
@@ -71,6 +82,8 @@ class Daemon:
         for name, document in (rules or {}).items():
             self.write_rules(name, document)
         self._rules = [REPOSITORY / "rules", self.rules_dir] if shipped else [self.rules_dir]
+        if shipped:
+            self.write_rules("shipped-workloads.yaml", shipped_workloads_unselected())
         self.configuration.write_text(
             yaml.safe_dump(
                 {
