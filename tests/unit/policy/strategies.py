@@ -47,3 +47,27 @@ def glob_and_path(draw: st.DrawFn) -> tuple[str, str]:
 
 
 ANY_PATH = st.lists(PIECE, min_size=1, max_size=5).map(lambda parts: "/" + "/".join(parts))
+
+# Few names, so that globs and paths drawn apart from each other meet often.
+NAMES = ["a", "b", "ab", "ba", "aba", "abba", "é", "home", "root", "var", "lib"]
+EXACT_COMPONENTS = [*NAMES, "*", "a*", "*a", "ab*", "*b", "a*b", "é*", "r*t", "**"]
+VAGUE_COMPONENTS = ["?", "[ab]", "a?b", "*b*", "a*b*a", "ab*ba", "[!a]*", "?*t"]
+
+
+def colliding_globs(*, exact: bool) -> st.SearchStrategy[str]:
+    """Path globs that the kernel can be told exactly, or any, with braces in some."""
+    components = st.sampled_from(EXACT_COMPONENTS + ([] if exact else VAGUE_COMPONENTS))
+    braces = st.lists(st.sampled_from(NAMES), min_size=2, max_size=3).map(
+        lambda names: "{" + ",".join(names) + "}"
+    )
+    body = st.lists(st.one_of(components, components, braces), min_size=1, max_size=4)
+    heads = st.sampled_from(["", "~", "**"])
+    whole = st.builds(lambda head, parts: "/".join([head, *parts]), heads, body)
+    return st.one_of(whole, whole, whole, st.sampled_from(["~", "**"]))
+
+
+COLLIDING_PATH = st.builds(
+    lambda head, names: head + "/" + "/".join(names),
+    st.sampled_from(["", "", "/root", "/home/a", "/home/root", "/var/lib/b"]),
+    st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
+)
