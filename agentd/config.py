@@ -109,6 +109,9 @@ class Config(_Section):
     state_dir: Path = paths.STATE_DIR
     rules: list[Path] = Field(default_factory=lambda: [paths.RULES_DIR])
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tier: Literal["auto", "enforce-lsm", "enforce-fmodret", "observe"] = Field(
+        "auto", description="how much the kernel decides; auto: as much as it can"
+    )
     hold_wait_us: int = Field(
         200,
         ge=0,

@@ -33,6 +33,7 @@ static __always_inline __u32 flags_of_name(struct name *key, __u32 kind)
 	return flags ? apart(*flags) : 0;
 }
 
+/* A name under look-up. It lies in a map: nested calls share 512 bytes of stack. */
 struct base_name {
 	struct name whole;
 	struct name part;
@@ -40,12 +41,27 @@ struct base_name {
 	__u32 flags;
 };
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct base_name);
+} base_names SEC(".maps");
+
+static __always_inline struct base_name *get_base_name(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&base_names, &zero);
+}
+
 static long match_suffix(__u32 index, void *data)
 {
-	struct base_name *base = data;
-	__u32 at = base->len - 1 - index;
+	struct base_name *base = get_base_name();
 
-	if (index >= base->len || at >= NAME_LEN)
+	if (!base || index >= base->len)
+		return 1;
+	__u32 at = base->len - 1 - index;
+	if (at >= NAME_LEN)
 		return 1;
 	if (base->whole.text[at] != '.')
 		return 0;
@@ -62,22 +78,25 @@ static long match_suffix(__u32 index, void *data)
 /* What the rules say of the last component of a path. */
 static __always_inline __u32 flags_of_base(struct dentry *dentry)
 {
-	struct base_name base = {};
-	long len = bpf_probe_read_kernel_str(base.whole.text, NAME_LEN,
-					     BPF_CORE_READ(dentry, d_name.name));
+	struct base_name *base = get_base_name();
 
+	if (!base)
+		return 0;
+	__builtin_memset(base, 0, sizeof(*base));
+	long len = bpf_probe_read_kernel_str(base->whole.text, NAME_LEN,
+					     BPF_CORE_READ(dentry, d_name.name));
 	if (len <= 1)
 		return 0;
-	base.len = len - 1;
-	base.flags = flags_of_name(&base.whole, NAME_BASE);
-	bpf_loop(NAME_LEN, match_suffix, &base, 0);
-	__builtin_memset(&base.part, 0, sizeof(base.part));
+	base->len = len - 1;
+	base->flags = flags_of_name(&base->whole, NAME_BASE);
+	bpf_loop(NAME_LEN, match_suffix, NULL, 0);
+	__builtin_memset(&base->part, 0, sizeof(base->part));
 	for (__u32 i = 0; i < PREFIX_MAX; i++) {
-		base.part.text[i] = base.whole.text[i];
-		if (i + 1 >= PREFIX_MIN && i < base.len)
-			base.flags |= flags_of_name(&base.part, NAME_PREFIX);
+		base->part.text[i] = base->whole.text[i];
+		if (i + 1 >= PREFIX_MIN && i < base->len)
+			base->flags |= flags_of_name(&base->part, NAME_PREFIX);
 	}
-	return base.flags;
+	return base->flags;
 }
 
 struct climb {
@@ -103,7 +122,7 @@ static long climb_step(__u32 index, void *data)
 }
 
 /* What the rules say of a name: of its last component, and of the directories above it. */
-static __always_inline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
+static __noinline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
 {
 	struct climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
 	__u32 flags = flags_of_base(dentry);

@@ -168,7 +168,8 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	bool told = channel && channel->reads;
 	struct channel now = {.partial = !whole_line};
 
-	if (!scratch)
+	barrier_var(window); /* the verifier of Linux 6.1 has lost the bound by here */
+	if (!scratch || window > WINDOW)
 		return 0;
 	*(__u64 *)(scratch->bytes + window) = 0;
 	if (bpf_probe_read_user(scratch->bytes, window, (void *)read->address))

@@ -4,6 +4,7 @@ import os
 import time
 
 from agentd.daemon.activity import Activity, refreshed
+from agentd.daemon.calls import Calls
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.messages import Messages
 from agentd.daemon.placement import Placement
@@ -14,9 +15,11 @@ from agentd.kernel.ring import RingReader
 from agentd.kernel.wire import (
     DATA,
     HOLD,
+    HOLD_CALL,
     HOLD_EXEC,
     HOLD_OPEN,
     HOLD_READ,
+    MAX_CPUS,
     REC_CANDIDATE,
     REC_CHANGE,
     REC_DATA,
@@ -24,6 +27,7 @@ from agentd.kernel.wire import (
     REC_EXIT,
     REC_FORK,
     REC_OPEN,
+    REC_REFUSAL,
     REC_SOCKET,
     RECORD,
 )
@@ -44,6 +48,7 @@ class Dispatch:
         approvals: Approvals,
         messages: Messages,
         activity: Activity,
+        calls: Calls,
         linger_us: int,
     ) -> None:
         self._kernel = kernel
@@ -53,6 +58,7 @@ class Dispatch:
         self._messages = messages
         messages.catch_up = self._catch_up
         self._activity = activity
+        self._calls = calls
         self._events = RingReader(kernel.events.fd, kernel.events.max_entries)
         self._hold_ring = RingReader(kernel.hold_ring.fd, kernel.hold_ring.max_entries)
         self._pending_seen: set[int] = set()
@@ -72,7 +78,8 @@ class Dispatch:
             for record in records:
                 hold = HoldValue(*HOLD.unpack_from(record))
                 self._hold(hold, record[HOLD.size :])
-                self._placement.keep_off(hold.cpu)
+                if hold.cpu < MAX_CPUS:
+                    self._placement.keep_off(hold.cpu)
             done += len(records)
         if done:
             self._last_hold_ns = time.monotonic_ns()
@@ -135,6 +142,9 @@ class Dispatch:
         info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
         if hold.kind == HOLD_EXEC:
             self._activity.on_exec_hold(hold, session, info, names)
+        elif hold.kind == HOLD_CALL:
+            info = refreshed(self._labelling, hold, info)
+            self._calls.on_hold(hold, session, info, names)
         elif hold.kind == HOLD_OPEN:
             info = refreshed(self._labelling, hold, info)
             self._activity.files.on_open_hold(hold, session, info, names)
@@ -164,6 +174,8 @@ class Dispatch:
             self._activity.network.on_socket(record, session, info)
         elif kind == REC_CHANGE:
             self._activity.files.on_change(record, session, info)
+        elif kind == REC_REFUSAL:
+            self._calls.on_refusal(record, session, info)
         elif kind == REC_FORK:
             self._activity.on_fork(record, session, info)
         elif kind == REC_EXIT:

@@ -9,6 +9,9 @@ from typing import Any
 
 from agentd.daemon.report import Reporter
 from agentd.daemon.watched import WatchedFiles
+from agentd.kernel.decide_wire import ACTION_ASK, ACTION_DENY, ACTION_KILL, ACTS
+from agentd.kernel.decisions import Decisions, Tables
+from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import KernelMaps, SocketRuleValue
 from agentd.kernel.wire import (
     HOLDS_CLIENT_REQUESTS,
@@ -31,7 +34,8 @@ from agentd.kernel.wire import (
 )
 from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
 from agentd.policy.evaluator import Evaluator
-from agentd.policy.globs import NameGlobs
+from agentd.policy.globs import NameGlobs, home_directories
+from agentd.policy.path_plan import PathPlan, by_act, compile_paths
 from agentd.policy.rules import Policy
 from agentd.workloads.selectors import Selectors
 from agentd.workloads.sessions import SessionRegistry
@@ -39,6 +43,7 @@ from agentd.workloads.workload import Workload
 
 _KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
 _FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
+_ACTIONS = {"ask": ACTION_ASK, "deny": ACTION_DENY, "kill": ACTION_KILL}
 _RESCAN_POLLS = 8
 
 
@@ -47,15 +52,13 @@ class CompiledPolicy:
     """A policy, and all that can be made of it before anything is told to the kernel."""
 
     policy: Policy
-    plan: KernelPlan
     evaluator: Evaluator
     selectors: Selectors
 
 
 def compile_policy(policy: Policy) -> CompiledPolicy:
     """About 15 ms for the shipped rules."""
-    selectors = Selectors(policy.workloads.values())
-    return CompiledPolicy(policy, compile_plan(policy), Evaluator(policy), selectors)
+    return CompiledPolicy(policy, Evaluator(policy), Selectors(policy.workloads.values()))
 
 
 class PolicyInForce:
@@ -67,8 +70,16 @@ class PolicyInForce:
         registry: SessionRegistry,
         reporter: Reporter,
         hold_wait_us: int,
+        decisions: Decisions | None,
     ) -> None:
+        """`decisions` is None where the kernel takes none: the observe tier."""
         self._kernel = kernel
+        self._decisions = decisions
+        self._paths = PathPlan()
+        self._moves: dict[int, int] = {}
+        self._path_plans: dict[int, PathPlan] = {}
+        self.version = 0
+        self.enforced: frozenset[str] = frozenset()
         self._registry = registry
         self._reporter = reporter
         self._patience_us = hold_wait_us
@@ -90,8 +101,13 @@ class PolicyInForce:
 
     def use(self, compiled: CompiledPolicy) -> None:
         """Puts a policy in force."""
-        policy, plan = compiled.policy, compiled.plan
+        policy = compiled.policy
+        paths = compile_paths(policy) if self._decisions is not None else PathPlan()
+        self.enforced = frozenset(rule.id for rule in paths.rules) - paths.left_out.keys()
+        plan = compile_plan(policy, self.enforced)
         self._policy, self._plan = policy, plan
+        paths, self._paths = self._paths, paths
+        self._moves = self._paths.moves(paths)
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}
         self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))
@@ -143,8 +159,15 @@ class PolicyInForce:
         if workload is not None:
             number = self._registry.workload_number(name)
             self._kernel.set_workload(number, self._flags(workload), self._net_rules(name))
+            if self._decisions is not None:
+                self._decisions.set_workload(number, self._acts(workload), self.version)
             self._prepared.add(name)
         return workload
+
+    def path_rule(self, version: int, number: int) -> str:
+        """The id of the rule in a slot of a version of the path rules."""
+        plan = self._path_plans.get(version)
+        return plan.rules[number].id if plan and number < len(plan.rules) else "unknown"
 
     def net_rule(self, number: int) -> str:
         """The id of the network rule that the kernel knows by this number."""
@@ -171,6 +194,47 @@ class PolicyInForce:
         if self._plan.exec_holds(workload.name):
             flags |= HOLDS_EXECS
         return flags
+
+    def _acts(self, workload: Workload) -> list[int]:
+        if workload.posture != "enforce":
+            return [0] * ACTS
+        return by_act(self._paths.slots(workload.name), ACTS)
+
+    def _install_paths(self) -> None:
+        """Puts the path rules in force in the kernel, for the workloads that have sessions."""
+        if self._decisions is None:
+            return
+        automaton = self._paths.automaton
+        tables = Tables(
+            automaton.words,
+            automaton.starts,
+            automaton.ends,
+            (
+                automaton.any,
+                automaton.repeat,
+                automaton.first,
+                automaton.anywhere,
+                automaton.home,
+                automaton.root,
+            ),
+            automaton.accepts,
+            [(_ACTIONS[rule.treatment], slot) for slot, rule in enumerate(self._paths.rules)],
+        )
+        workloads = {
+            self._registry.workload_number(name): self._acts(self._policy.workloads[name])
+            for name in self._prepared & self._policy.workloads.keys()
+        }
+        self._decisions.set_homes(map(InodeReader().read_directory, home_directories()))
+        self.version = self._decisions.install(tables, workloads, self._moves)
+        self._path_plans[self.version] = self._paths
+        self.watched.mark = self._mark
+
+    def _mark(self, inode: Inode, path: str) -> None:
+        """Keeps a file known to the kernel under this name, whatever it is called later."""
+        if self._decisions is not None:
+            slots = sum(1 << slot for slot in self._paths.automaton.match(path))
+            if slots:
+                self._decisions.mark(inode, slots)
 
     def _net_rules(self, workload: str) -> list[SocketRuleValue]:
         if self._policy.workloads[workload].posture != "enforce":
@@ -204,6 +268,7 @@ class PolicyInForce:
         for name in self._plan.exec_names:
             names[NAME_EXEC, name] = NAME_HOLD
         self._kernel.set_names(names)
+        self._install_paths()
         self.watched.load(self._policy)
         flags = MASK_CANDIDATES if len(self.selectors) else 0
         flags |= MASK_EXEC_ALL if self._plan.exec_all else 0

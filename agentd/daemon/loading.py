@@ -13,7 +13,7 @@ from typing import Any, Final
 from agentd.daemon import spawn
 from agentd.errors import AgentdError, ConfigError, ConfigErrors
 
-TIMEOUT_S: Final = 10
+TIMEOUT_S: Final = 60
 
 
 class LoadError(AgentdError):
@@ -21,7 +21,7 @@ class LoadError(AgentdError):
 
 
 class Loading:
-    """One such process. It is killed when it takes over ten seconds."""
+    """One such process. It is killed when it takes over a minute."""
 
     def __init__(self, arguments: list[str]) -> None:
         """Start it with `--config` and `--rules` as in `preload`. Raises LoadError."""

@@ -13,6 +13,7 @@ from typing import Any
 from agentd import __version__, paths
 from agentd.daemon import channel
 from agentd.daemon.activity import Activity
+from agentd.daemon.calls import Calls
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
 from agentd.daemon.dispatch import Dispatch
@@ -22,7 +23,7 @@ from agentd.daemon.loading import LoadError, Loading
 from agentd.daemon.messages import Messages
 from agentd.daemon.operations import Operations
 from agentd.daemon.reloads import Reloads
-from agentd.daemon.report import TIER, Clock, Reporter
+from agentd.daemon.report import Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
 from agentd.daemon.standin import StandIn
 from agentd.daemon.terminal import Terminal
@@ -31,8 +32,10 @@ from agentd.enforce.approvals import Approvals
 from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
 from agentd.events.journal import FlushStatus, Journal
+from agentd.kernel.decisions import Decisions
 from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
+from agentd.kernel.tier import OBSERVE
 from agentd.kernel.wire import MAX_WORKLOADS
 from agentd.stream.state import sent_floor
 from agentd.workloads.processes import ProcessTable
@@ -88,8 +91,15 @@ class Engine:
         self._labelling = Labelling(
             self._kernel, self._registry, ProcessTable(), self._reporter, supervisor
         )
+        families = message["families"]
+        self._reporter.tier = message["tier"]
+        self._decisions = Decisions(maps) if families["files"] != OBSERVE else None
         self._policy = PolicyInForce(
-            self._kernel, self._registry, self._reporter, self._settings.hold_wait_us
+            self._kernel,
+            self._registry,
+            self._reporter,
+            self._settings.hold_wait_us,
+            self._decisions,
         )
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)
@@ -108,6 +118,7 @@ class Engine:
             self._reporter,
         )
         activity = Activity(self._labelling, self._policy, verdicts, self._reporter)
+        calls = Calls(self._kernel, self._decisions, self._policy, verdicts, self._reporter)
         self._dispatch = Dispatch(
             self._kernel,
             self._labelling,
@@ -115,6 +126,7 @@ class Engine:
             self._approvals,
             messages,
             activity,
+            calls,
             self._settings.hold_linger_us,
         )
         listener = socket.socket(fileno=listener_fd)
@@ -131,6 +143,7 @@ class Engine:
             self._journal,
             self._dispatch,
             self._reloads,
+            self._reporter,
         )
         self._losses: dict[tuple[str, int], int] = {}
         self._records_before = self._records_trimmed = 0
@@ -152,7 +165,7 @@ class Engine:
             self._labelling.discover()
         self._reporter.daemon_event(
             "daemon.start",
-            {"daemon": {"version": __version__, "pid": os.getpid(), "tier": TIER}},
+            {"daemon": {"version": __version__, "pid": os.getpid(), "tier": self._reporter.tier}},
         )
         # What was lost while there was no engine is told, too; the counts are since load.
         if self._restarted:
@@ -180,6 +193,8 @@ class Engine:
             busy = self._dispatch.busy() or self._reloads.compiled
             watching = len(self._registry) or self._journal.pending
             timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
+            if self._decisions is not None:
+                self._decisions.beat(self._reporter.clock.now())
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
             self._dispatch.linger()
@@ -248,6 +263,8 @@ class Engine:
 
     def _housekeeping(self, now: int) -> None:
         self._approvals.expire(self._reporter.clock.now())
+        if self._decisions is not None:
+            self._decisions.drop_stale_answers(self._reporter.clock.now())
         self._dispatch.sweep()
         self._reporter.clock.adjust()
         self._report_losses()
@@ -295,7 +312,7 @@ class Engine:
             "verdict": "allow" if released["outcome"] == "released" else "deny",
             "rules": ["engine-down"],
             "reason": "the engine was down; the workload's on_failure decided",
-            "tier": TIER,
+            "tier": self._reporter.tier,
             "before_effect": True,
             "outcome": released["outcome"],
             "hold_us": released["hold_us"],

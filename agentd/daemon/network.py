@@ -8,7 +8,7 @@ from agentd.daemon.fold import Fold
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.places import given_path, path_of, true_path, unix_path
-from agentd.daemon.report import TIER, Reporter, describe
+from agentd.daemon.report import Reporter
 from agentd.daemon.verdicts import Verdicts
 from agentd.kernel.wire import SOCKET, SOCKET_ACCEPT, SOCKET_BIND, SOCKET_BLOCKED
 from agentd.workloads.identity import ProcessInfo, readable
@@ -76,11 +76,13 @@ class NetworkActivity:
                 "verdict": "deny",
                 "rules": [rule],
                 "reason": "refused by a rule that has been replaced since",
-                "tier": TIER,
+                "tier": self._reporter.tier,
                 "before_effect": True,
                 "outcome": "blocked",
             }
-        described = describe(decision, session, before_effect=True, outcome="blocked")
+        described = self._reporter.describe(
+            decision, session, before_effect=True, outcome="blocked"
+        )
         described["rules"] = list(dict.fromkeys([rule, *decision.rules]))
         return described
 

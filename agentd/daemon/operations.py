@@ -11,7 +11,7 @@ from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.reloads import Reloads
-from agentd.daemon.report import TIER
+from agentd.daemon.report import Reporter
 from agentd.enforce.approvals import Approvals
 from agentd.errors import AgentdError
 from agentd.events.journal import Journal
@@ -33,6 +33,7 @@ class Operations:
         journal: Journal,
         dispatch: Dispatch,
         reloads: Reloads,
+        reporter: Reporter,
     ) -> None:
         self._control = control
         self._kernel = kernel
@@ -42,6 +43,7 @@ class Operations:
         self._journal = journal
         self._dispatch = dispatch
         self._reloads = reloads
+        self._reporter = reporter
         control.handlers |= {
             "ping": self._ping,
             "run": self._run,
@@ -58,7 +60,7 @@ class Operations:
             "version": __version__,
             "boot": paths.boot_id(),
             "pid": os.getpid(),
-            "tier": TIER,
+            "tier": self._reporter.tier,
         }
 
     def _run(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:

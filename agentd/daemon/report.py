@@ -8,11 +8,11 @@ import orjson
 
 from agentd.events.journal import Journal
 from agentd.events.model import fragment
+from agentd.kernel.tier import OBSERVE
 from agentd.policy.evaluator import Decision
 from agentd.workloads.identity import ProcessInfo
 from agentd.workloads.sessions import Session
 
-TIER = "observe"
 Listener = Callable[[bytes], None]
 
 
@@ -42,6 +42,7 @@ class Reporter:
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self.clock = clock
+        self.tier = OBSERVE
         self._listeners: list[Listener] = []
         self._tasks: dict[str, orjson.Fragment] = {}
 
@@ -86,6 +87,29 @@ class Reporter:
         """An event of agentd itself, now."""
         self._append(cls, time.time_ns(), workload, None, parts, None, ())
 
+    def describe(
+        self, decision: Decision, session: Session, *, before_effect: bool, outcome: str
+    ) -> dict[str, Any]:
+        """The `decision` object of an event; hold fields are added by who held."""
+        described: dict[str, Any] = {
+            "verdict": decision.verdict,
+            "rules": decision.rules,
+            "reason": decision.reason,
+            "severity": decision.severity,
+            "tags": decision.tags,
+            "tier": self.tier,
+            "before_effect": before_effect,
+            "outcome": outcome,
+        }
+        if decision.marks:
+            described["marks"] = decision.marks
+        if decision.errors:
+            described["errors"] = decision.errors
+        if session.posture != "enforce" and decision.verdict in {"deny", "hold", "kill"}:
+            described["would"] = True
+            described["outcome"] = "allowed"
+        return described
+
     def flush(self) -> None:
         """Writes what is buffered, and passes on what the journal itself has to say."""
         self._journal.flush()
@@ -108,27 +132,3 @@ class Reporter:
         if cached is None:
             cached = self._tasks[session.id] = fragment(session.task or {})
         return cached
-
-
-def describe(
-    decision: Decision, session: Session, *, before_effect: bool, outcome: str
-) -> dict[str, Any]:
-    """The `decision` object of an event; hold fields are added by who held."""
-    described: dict[str, Any] = {
-        "verdict": decision.verdict,
-        "rules": decision.rules,
-        "reason": decision.reason,
-        "severity": decision.severity,
-        "tags": decision.tags,
-        "tier": TIER,
-        "before_effect": before_effect,
-        "outcome": outcome,
-    }
-    if decision.marks:
-        described["marks"] = decision.marks
-    if decision.errors:
-        described["errors"] = decision.errors
-    if session.posture != "enforce" and decision.verdict in {"deny", "hold", "kill"}:
-        described["would"] = True
-        described["outcome"] = "allowed"
-    return described

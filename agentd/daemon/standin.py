@@ -9,15 +9,18 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
+from errno import EPERM
 from typing import Any
 
 from agentd.enforce.stops import is_stopped
 from agentd.kernel import memory
+from agentd.kernel.answers import answer_to
 from agentd.kernel.libbpf import Map
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import (
     DATA_INSIDE,
     HOLD,
+    HOLD_CALL,
     HOLD_DECIDED,
     HOLD_PENDING,
     HOLD_READ,
@@ -45,6 +48,7 @@ class StandIn:
         self._workloads = maps["workloads"]
         self._labels = maps["labels"]
         self._roles = maps["roles"]
+        self._answers = maps.get("answers")
 
     def release_all(self, now_ns: int) -> list[dict[str, Any]]:
         """Resolves every hold there is; returns what was done, for the journal.
@@ -63,7 +67,9 @@ class StandIn:
                 for hold in holds
             ):
                 continue
-            for hold, outcome in zip(holds, self._release(tgid, start_ns, holds), strict=True):
+            for hold, outcome in zip(
+                holds, self._release(tgid, start_ns, holds, now_ns), strict=True
+            ):
                 self._holds.delete(U64.pack(hold.id))
                 done.append(
                     {
@@ -77,21 +83,26 @@ class StandIn:
                 )
         return done
 
-    def _release(self, tgid: int, start_ns: int, holds: list[HoldValue]) -> list[str]:
+    def _release(self, tgid: int, start_ns: int, holds: list[HoldValue], now_ns: int) -> list[str]:
         """Resolves all holds of one process before it goes on."""
         label = self._labels.get(U32.pack(tgid))
         if label is None or LABEL.unpack(label)[0] != start_ns:
             return ["gone"] * len(holds)  # who has this pid now is not who was held
         outcomes = [
-            "released" if hold.state == HOLD_DECIDED else self._resolve(hold) for hold in holds
+            "released" if hold.state == HOLD_DECIDED else self._resolve(hold, now_ns)
+            for hold in holds
         ]
         with contextlib.suppress(ProcessLookupError):
             os.kill(tgid, signal.SIGKILL if "killed" in outcomes else signal.SIGCONT)
         return outcomes
 
-    def _resolve(self, hold: HoldValue) -> str:
+    def _resolve(self, hold: HoldValue, now_ns: int) -> str:
         conf = self._workloads.get(U32.pack(hold.workload))
-        if not (conf and WORKLOAD.unpack(conf)[0] & HOLDS_FAIL_CLOSED):
+        closed = bool(conf and WORKLOAD.unpack(conf)[0] & HOLDS_FAIL_CLOSED)
+        if hold.kind == HOLD_CALL and self._answers is not None:
+            self._answers.put(*answer_to(hold, -EPERM if closed else 0, now_ns))
+            return "denied" if closed else "released"
+        if not closed:
             return "released"
         if hold.kind != HOLD_READ or not is_stopped(hold.tgid, hold.tid):
             return "killed"

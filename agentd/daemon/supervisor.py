@@ -220,6 +220,7 @@ class Supervisor:
                 " runtime_dir"
             ) from None
         self._lock = lock
+        self._sensor.enforce(self._config["tier"])
         self._sensor.attach()
         path = runtime / "control.sock"
         path.unlink(missing_ok=True)
@@ -236,6 +237,8 @@ class Supervisor:
             "op": "kernel",
             "maps": [[m.name, m.key_size, m.value_size, m.max_entries] for m in maps],
             "restart": self._ever_ready,
+            "families": self._sensor.enforcer.families,
+            "tier": self._sensor.enforcer.tier,
         }
         fds = (self._listener.fileno(), self._publisher_wake, *(m.fd for m in maps))
         channel.send(self._channel, message, fds)

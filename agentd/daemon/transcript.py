@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentd.daemon.channels import Channel
-from agentd.daemon.report import TIER, Reporter, describe
+from agentd.daemon.report import Reporter
 from agentd.kernel.maps import HoldValue
 from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
@@ -53,7 +53,7 @@ class Transcript:
         kind = "noise" if judged.message.kind == "invalid" else judged.message.kind
         described = None
         if judged.decision is not None:
-            described = describe(
+            described = self._reporter.describe(
                 judged.decision, session, before_effect=hold_us is not None, outcome=judged.outcome
             )
         if described is not None and hold_us is not None:
@@ -73,7 +73,9 @@ class Transcript:
         """The event of a call that waits for a person; returns its `mcp` part."""
         parts = {"mcp": describe_message(judged, channel)}
         if judged.decision is not None:
-            described = describe(judged.decision, session, before_effect=True, outcome="held")
+            described = self._reporter.describe(
+                judged.decision, session, before_effect=True, outcome="held"
+            )
             described["hold_id"] = judged.hold_id
             self._reporter.session_event("hold.open", time_ns, session, info, parts, described)
         return parts
@@ -86,7 +88,7 @@ class Transcript:
             "verdict": "deny",
             "rules": [UNREADABLE],
             "reason": why,
-            "tier": TIER,
+            "tier": self._reporter.tier,
             "before_effect": True,
             "outcome": outcome,
             "hold_us": (self._reporter.clock.now() - hold.time_ns) // 1000,

@@ -1,10 +1,11 @@
 """Verdicts on what is not an MCP message, and how they are carried out on this tier."""
 
 from collections.abc import Callable, Iterable
+from errno import EPERM
 from typing import Any
 
 from agentd.daemon.inforce import PolicyInForce
-from agentd.daemon.report import Reporter, describe
+from agentd.daemon.report import Reporter
 from agentd.enforce.approvals import Approvals, Waiting
 from agentd.enforce.stops import Stops, kill_process, kill_session
 from agentd.kernel.maps import HoldValue, KernelMaps
@@ -13,6 +14,7 @@ from agentd.policy.rules import ACTION_RANK
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.sessions import Session
 
+Answer = Callable[[int], None]
 _STOPPING = frozenset({"deny", "hold", "kill"})
 
 
@@ -35,17 +37,22 @@ class Verdicts:
         self.persist: Callable[[], None] = lambda: None
 
     def judge(
-        self, on: str, session: Session, info: ProcessInfo, subject: dict[str, Any]
+        self,
+        on: str,
+        session: Session,
+        info: ProcessInfo,
+        subject: dict[str, Any],
+        named: str | None = None,
     ) -> Decision | None:
         """What the rules say of one event; the marks it leaves are set on the session.
 
-        Conditions see the process as `event.process`.
+        Conditions see the process as `event.process`. `named` as in `Evaluator.evaluate`.
         """
         evaluator = self._policy.evaluator
         if not evaluator.wants(on, session.workload):
             return None
         subject = {**subject, "process": info.to_dict()}
-        decision = evaluator.evaluate(on, session.workload, subject, session)
+        decision = evaluator.evaluate(on, session.workload, subject, session, named)
         if decision is not None and decision.marks:
             self.mark(session, decision)
         return decision
@@ -64,13 +71,22 @@ class Verdicts:
         hold: HoldValue,
         session: Session,
         info: ProcessInfo,
+        answer: Answer | None = None,
     ) -> None:
-        """The verdict on a stopped process, carried out now or when a person has answered."""
+        """The verdict on a stopped process, carried out now or when a person has answered.
+
+        `answer` tells the kernel the result of the call that is held (0: it goes on, else a
+        negative errno); without it only the death of the process keeps it from going on.
+        """
 
         def carry_out(verdict: str, outcome: str, extra: dict[str, Any]) -> None:
             if outcome == "gone":
                 pass
-            elif verdict == "allow":
+            elif verdict == "allow" or (verdict == "deny" and answer is not None):
+                if answer is not None:
+                    answer(0 if verdict == "allow" else -EPERM)
+                if verdict == "deny" and outcome not in {"timeout", "cancelled"}:
+                    outcome = "denied"
                 self._stops.go_on(hold)
             else:
                 outcome = outcome if outcome == "timeout" else "killed"
@@ -79,7 +95,9 @@ class Verdicts:
                 self._stops.kill(hold)
             described = None
             if decision is not None:
-                described = describe(decision, session, before_effect=True, outcome=outcome)
+                described = self._reporter.describe(
+                    decision, session, before_effect=True, outcome=outcome
+                )
                 described["hold_us"] = (self._reporter.clock.now() - hold.time_ns) // 1000
                 described |= extra
                 if outcome == "timeout":
@@ -97,14 +115,19 @@ class Verdicts:
     def after_effect(
         self, decision: Decision | None, session: Session, info: ProcessInfo
     ) -> dict[str, Any] | None:
-        """Acts on what has happened already: deny and kill end the process. The event's part."""
-        if decision is None:
+        """Acts on what has happened already: deny and kill end the process. The event's part.
+
+        Not where the kernel has decided before: what it let pass has been allowed.
+        """
+        if decision is None or (
+            decision.rule in self._policy.enforced and session.posture == "enforce"
+        ):
             return None
         outcome = "allowed"
         if session.posture == "enforce" and decision.verdict in {"deny", "kill"}:
             outcome = "killed"
             self.kill(decision, session, info)
-        return describe(decision, session, before_effect=False, outcome=outcome)
+        return self._reporter.describe(decision, session, before_effect=False, outcome=outcome)
 
     def kill(self, decision: Decision, session: Session, info: ProcessInfo) -> None:
         """Kills the process, or its whole session where the rule says so."""
@@ -134,7 +157,7 @@ class Verdicts:
             carry_out(verdict, outcome, extra)
 
         self._approvals.add(waiting_call(hold_id, hold, decision, session, info, parts, resolve))
-        opened = describe(decision, session, before_effect=True, outcome="held")
+        opened = self._reporter.describe(decision, session, before_effect=True, outcome="held")
         opened["hold_id"] = hold_id
         self._reporter.session_event("hold.open", hold.time_ns, session, info, parts, opened)
 

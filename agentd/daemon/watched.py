@@ -8,7 +8,7 @@ change.
 import glob as globbing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from agentd.kernel.inodes import Inode, InodeReader
@@ -41,6 +41,8 @@ class WatchedFiles:
         self._flags: list[int] = []
         self._wanted: dict[str, list[Wanted]] = {}
         self._scanned: dict[str, tuple[int, int]] = {}
+        self.mark: Callable[[Inode, str], None] | None = None
+        """Where the kernel decides: marks an inode with the rules that its name matches."""
 
     def load(self, policy: Policy) -> None:
         """Forgets what another policy watched, and enrols what exists now."""
@@ -109,6 +111,16 @@ class WatchedFiles:
                 reader = reader or InodeReader()
                 self._enrol(reader.read(now, follow=False), before, flags)
 
+    def leaves(self, path: str) -> None:
+        """A directory is about to lose its name, and with it what is below."""
+        if self.mark is None:
+            return
+        reader = InodeReader()
+        for below in _files_below(path):
+            inode = reader.read(below, follow=False)
+            if inode is not None:
+                self.mark(inode, below)
+
     def _flags_of(self, path: str) -> int:
         """NAME_ flags of all rules whose globs match; WRITE_ONLY only if each of them has it."""
         merged = 0
@@ -119,6 +131,8 @@ class WatchedFiles:
     def _enrol(self, inode: Inode | None, path: str, flags: int) -> None:
         if inode is None:
             return
+        if self.mark is not None:
+            self.mark(inode, path)
         name, before = self._known.get(inode, (path, 0))
         if flags & ~before == 0 or (not before and len(self._known) >= _FILES_MAX):
             return

@@ -1,6 +1,7 @@
 """The kernel's own numbers of a file: what `stat` shows differs on btrfs and overlayfs."""
 
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,20 @@ class InodeReader:
         From /proc/self/fdinfo (proc_pid_fdinfo(5)): `mnt_id`, and `ino` since Linux 5.14.
         """
         flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        return self._read(path, flags, stat.S_IFREG)
+
+    def read_directory(self, path: str) -> Inode | None:
+        """The same for a directory."""
+        return self._read(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY, stat.S_IFDIR)
+
+    def _read(self, path: str | bytes | Path, flags: int, kind: int) -> Inode | None:
         try:
             fd = os.open(path, flags)
         except (OSError, ValueError):
             return None
         try:
             status = os.fstat(fd)
-            if status.st_mode & 0o170000 != 0o100000:
+            if stat.S_IFMT(status.st_mode) != kind:
                 return None
             fields = dict(
                 line.split(":\t", 1)

@@ -25,6 +25,12 @@ CGROUP_ATTACH_TYPES: Final = {
 """`enum bpf_attach_type` of linux/bpf.h, by ELF section name."""
 
 
+_TYPE_TRACING: Final = 26  # enum bpf_prog_type
+_ATTACH_MODIFY_RETURN: Final = 26  # enum bpf_attach_type
+_SECURITY_NAMES: Final = {"bprm_check_security": "bprm_check"}
+"""Where the function of security/security.c is not named as its hook is."""
+
+
 class KernelError(AgentdError):
     """A bpf(2) operation failed: `.errno` says how, the text says which."""
 
@@ -53,6 +59,9 @@ def _open_library() -> ctypes.CDLL:
         "bpf_program__name": (c_char_p, [c_void_p]),
         "bpf_program__section_name": (c_char_p, [c_void_p]),
         "bpf_program__fd": (c_int, [c_void_p]),
+        "bpf_program__set_type": (c_int, [c_void_p, c_int]),
+        "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
+        "bpf_program__set_attach_target": (c_int, [c_void_p, c_int, c_char_p]),
         "bpf_map__name": (c_char_p, [c_void_p]),
         "bpf_map__fd": (c_int, [c_void_p]),
         "bpf_map__key_size": (c_uint32, [c_void_p]),
@@ -65,6 +74,8 @@ def _open_library() -> ctypes.CDLL:
         "bpf_map_update_elem": (c_int, [c_int, c_char_p, c_char_p, c_uint64]),
         "bpf_map_delete_elem": (c_int, [c_int, c_char_p]),
         "bpf_map_get_next_key": (c_int, [c_int, c_char_p, c_void_p]),
+        "bpf_obj_pin": (c_int, [c_int, c_char_p]),
+        "bpf_obj_get": (c_int, [c_char_p]),
     }
     for name, (restype, argtypes) in signatures.items():
         function = getattr(library, name)
@@ -163,6 +174,10 @@ class Program:
         fd = _lib.bpf_raw_tracepoint_open(tracepoint.encode(), self.fd)
         return _check(f"attach {self.name} to {tracepoint}", fd)
 
+    def attach_target(self) -> int:
+        """Attaches to the hook that the program was loaded for (LSM, fmod_ret, fentry)."""
+        return _check(f"attach {self.name}", _lib.bpf_raw_tracepoint_open(None, self.fd))
+
     def attach_cgroup(self, cgroup_fd: int) -> int:
         """Attaches a cgroup program through a BPF link, whose descriptor is returned."""
         kind = CGROUP_ATTACH_TYPES[self.section]
@@ -173,7 +188,13 @@ class Program:
 class BpfObject:
     """One compiled object, loaded. Maps of the names in `shared` are reused, not made."""
 
-    def __init__(self, name: str, elf: bytes, shared: dict[str, Map]) -> None:
+    def __init__(
+        self, name: str, elf: bytes, shared: dict[str, Map], *, retarget: bool = False
+    ) -> None:
+        """Load it. `retarget`: its LSM programs override `security_*` functions instead.
+
+        Raises KernelError with libbpf's own words, the verifier's among them.
+        """
         self.name = name
         self._elf = elf  # libbpf reads it until the load is done
         del _messages[:]
@@ -184,6 +205,9 @@ class BpfObject:
             known = shared.get(_lib.bpf_map__name(pointer).decode())
             if known:
                 _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
+        if retarget:
+            for pointer in self._each("bpf_object__next_program"):
+                self._override(pointer)
         result = _lib.bpf_object__load(self._object)
         if result < 0:
             raise KernelError(self._explain("load"), -result)
@@ -194,6 +218,22 @@ class BpfObject:
 
     def _explain(self, step: str) -> str:
         return "\n".join([f"BPF object {self.name}: {step}", *_messages])
+
+    @staticmethod
+    def _override(pointer: int) -> None:
+        section = _lib.bpf_program__section_name(pointer).decode()
+        if not section.startswith("lsm/"):
+            return
+        hook = section.removeprefix("lsm/")
+        function = f"security_{_SECURITY_NAMES.get(hook, hook)}"
+        _check("retarget", _lib.bpf_program__set_type(pointer, _TYPE_TRACING))
+        _check(
+            "retarget", _lib.bpf_program__set_expected_attach_type(pointer, _ATTACH_MODIFY_RETURN)
+        )
+        _check(
+            f"retarget to {function}",
+            _lib.bpf_program__set_attach_target(pointer, 0, function.encode()),
+        )
 
     def _each(self, function: str) -> Iterator[int]:
         pointer = None
@@ -222,6 +262,16 @@ class BpfObject:
         """Frees libbpf's copy. Maps and programs live on through their descriptors."""
         _lib.bpf_object__close(self._object)
         self._elf = b""
+
+
+def pin(fd: int, path: str) -> None:
+    """Keeps a map, program or link alive under a path of a bpf file system."""
+    _check(f"pin {path}", _lib.bpf_obj_pin(fd, path.encode()))
+
+
+def get_pinned(path: str) -> int:
+    """A descriptor of what is pinned there. Raises KernelError (ENOENT)."""
+    return _check(f"open {path}", _lib.bpf_obj_get(path.encode()))
 
 
 def trim_heap() -> None:

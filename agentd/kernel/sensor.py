@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import AgentdError
+from agentd.kernel.enforcer import Enforcer
 from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
 from agentd.kernel.wire import U32
 
+_FOLDER: Final = Path(__file__).parent / "objects"
 OBJECTS: Final = (
     "attribution",
     "exec",
@@ -122,12 +124,12 @@ class Sensor:
         self._always: list[int] = []
         self._syscalls: int | None = None
         self._guards: dict[str, list[int]] = {}
+        self.enforcer = Enforcer()
 
     def load(self) -> None:
         """Loads every object. Raises KernelError with libbpf's own words."""
-        folder = Path(__file__).parent / "objects"
         for name in OBJECTS:
-            path = folder / f"{name}.bpf.o"
+            path = _FOLDER / f"{name}.bpf.o"
             if not path.is_file():
                 raise AgentdError(f"{path} is missing; run `make objects` or reinstall agentd")
             loaded = BpfObject(name, path.read_bytes(), self.maps)
@@ -147,8 +149,13 @@ class Sensor:
                     )
         trim_heap()
 
+    def enforce(self, tier: str) -> None:
+        """Loads the LSM programs: those of a tier, or of the best one ("auto")."""
+        self.enforcer.load(tier, _FOLDER, self.maps)
+
     def attach(self) -> None:
-        """Attaches what is always on: attribution."""
+        """Attaches what is always on: attribution, and decisions where the kernel takes them."""
+        self.enforcer.attach()
         for name, tracepoint in _RAW_TRACEPOINTS.items():
             self._always.append(self._programs[name].attach_raw_tracepoint(tracepoint))
 
@@ -189,6 +196,7 @@ class Sensor:
         self.watch_syscalls(wanted=False)
         for cgroup in list(self._guards):
             self.unguard(cgroup)
+        self.enforcer.close()
         for fd in self._always:
             os.close(fd)
         self._always.clear()

@@ -21,15 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentd.kernel import host
+from agentd.kernel.tier import ENFORCE_FMODRET as ENFORCE_FMODRET
+from agentd.kernel.tier import ENFORCE_LSM as ENFORCE_LSM
+from agentd.kernel.tier import NONE as NONE
+from agentd.kernel.tier import OBSERVE as OBSERVE
 from agentd.kernel.trials import SLOW_TRIALS, TRIALS, RefusedError, Trial
 
-ENFORCE_LSM = "enforce-lsm"
-ENFORCE_FMODRET = "enforce-fmodret"
-OBSERVE = "observe"
-NONE = "none"
-
 # What this version of agentd drives. On a kernel of a better tier it runs as `observe`.
-DRIVEN_TIERS = (OBSERVE,)
+DRIVEN_TIERS = (ENFORCE_LSM, ENFORCE_FMODRET, OBSERVE)
 
 _REFUSED_TO_ROOT = (
     "EPERM in spite of the capabilities: this kernel refuses the kind (locked down or built so)"
@@ -115,6 +114,21 @@ def choose_tier(works: Callable[[str], bool]) -> str:
     if works("fmod_ret") and works("fentry"):
         return ENFORCE_FMODRET
     return OBSERVE
+
+
+_FAMILY_OF_TIER = {ENFORCE_LSM: "lsm", ENFORCE_FMODRET: "fmod_ret"}
+
+
+def probe_enforcement(tier: str) -> str | None:
+    """Why programs of an enforce tier do not run here, in words; None if they do (15 ms)."""
+    name = _FAMILY_OF_TIER[tier]
+    trial = Trial(host.cgroup2_mount(), load_libbpf())
+    try:
+        found = _try(name, dict(TRIALS)[name], trial, privileged=True)
+    finally:
+        if trial.counter >= 0:
+            os.close(trial.counter)
+    return None if found.works else found.why
 
 
 def probe(thorough: bool = False) -> Capabilities:

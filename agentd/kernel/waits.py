@@ -7,10 +7,9 @@ bytes at once; the bpf(2) call that the caller makes in between is a full memory
 
 import ctypes
 import mmap
-import os
 from typing import Final
 
-from agentd.kernel.wire import MAX_CPUS, Wait
+from agentd.kernel.wire import MAX_WAITS, Wait
 
 _WORDS: Final = ctypes.sizeof(Wait) // 8
 _STOPPING: Final = Wait.stopping.offset // 8
@@ -21,8 +20,7 @@ class Waits:
     """The map `waits`; holds are named by id."""
 
     def __init__(self, fd: int) -> None:
-        cpus = min(MAX_CPUS, os.sysconf("SC_NPROCESSORS_CONF"))
-        size = -(-cpus * ctypes.sizeof(Wait) // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = -(-MAX_WAITS * ctypes.sizeof(Wait) // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._words = memoryview(memory).cast("Q")
 

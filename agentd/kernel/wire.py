@@ -21,6 +21,7 @@ REC_OPEN: Final = 5
 REC_CHANGE: Final = 6
 REC_SOCKET: Final = 7
 REC_DATA: Final = 8
+REC_REFUSAL: Final = 9
 
 ACCESS_READ: Final = 1
 ACCESS_WRITE: Final = 2
@@ -37,6 +38,7 @@ DATA_WHOLE: Final = 4
 HOLD_READ: Final = 1
 HOLD_OPEN: Final = 2
 HOLD_EXEC: Final = 3
+HOLD_CALL: Final = 4
 
 HOLD_PENDING: Final = 1
 HOLD_STOPPED: Final = 2
@@ -68,6 +70,7 @@ NAME_EXEC: Final = 5
 
 MAX_WORKLOADS: Final = 256
 MAX_CPUS: Final = 1024
+MAX_WAITS: Final = 1088
 MAX_SOCKET_RULES: Final = 64
 RULE_EXCEPT: Final = 1
 

@@ -5,7 +5,7 @@ through); the network rules are final, so only those that mean exactly the same 
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,11 +98,16 @@ class KernelPlan:
         return any(globs.match(workload) for globs in self.holding.get(what, ()))
 
 
-def compile_plan(policy: Policy) -> KernelPlan:
-    """The kernel's part of a policy for the observe tier."""
+def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
+    """The part of a policy that the kernel filters for the observe tier.
+
+    `enforced`: ids of rules that an enforce tier decides by itself; they need nothing here.
+    """
     plan = KernelPlan()
     names: dict[tuple[KeyKind, bytes], int] = {}
     for rule in policy.rules:
+        if rule.id in enforced:
+            continue
         binding = rule.action in BINDING
         match rule.on:
             case "mcp.tool_call" | "mcp.request":

@@ -132,8 +132,11 @@ class _Group:
             for glob in rule.paths:
                 self._index.add(glob, position)
 
-    def candidates(self, subject: Subject) -> Iterable[CompiledRule]:
+    def candidates(self, subject: Subject, named: str | None = None) -> Iterable[CompiledRule]:
         """The rules whose names, paths and addresses match, in the order of the files."""
+        if named is not None:
+            ids = {rule.id for rule in self.candidates(subject)} | {named}
+            return [rule for rule in self.rules if rule.id in ids]
         if self._family == "file":
             owners = set(self._unindexed)
             for path in matching.file_paths(subject):
@@ -175,9 +178,16 @@ class Evaluator:
         return bool(self._group(on, workload).rules)
 
     def evaluate(
-        self, on: str, workload: str, subject: Subject, session: SessionView | None = None
+        self,
+        on: str,
+        workload: str,
+        subject: Subject,
+        session: SessionView | None = None,
+        named: str | None = None,
     ) -> Decision | None:
         """The decision on one event, or None if no rule matches.
+
+        `named`: a rule whose names match whatever the subject says, as the kernel knows the file.
 
         `subject` is the event's subject: for mcp.* method, tool, server (name or object) and
         arguments or params, as JSON values; for file.* path, to, access; for process.exec exe,
@@ -193,7 +203,7 @@ class Evaluator:
             return None
         matched: list[CompiledRule] = []
         errors: list[str] = []
-        for rule in group.candidates(subject):
+        for rule in group.candidates(subject, named):
             if rule.rest is not None and not rule.rest(subject):
                 continue
             if rule.condition is not None:

@@ -14,6 +14,11 @@ static __always_inline struct label *label_of(__u32 tgid)
 	return bpf_map_lookup_elem(&labels, &tgid);
 }
 
+static __always_inline struct label *current_label(void)
+{
+	return label_of(bpf_get_current_pid_tgid() >> 32);
+}
+
 static __always_inline __u32 workload_flags(const struct label *label)
 {
 	__u32 index = label->workload;

@@ -22,15 +22,11 @@ struct {
 	__type(value, struct hold);
 } hold_scratch SEC(".maps");
 
-/* A zeroed hold for the current task with its identity filled in. */
-static __always_inline struct hold *new_hold(const struct label *label, __u16 kind)
+/* Zeroes a hold and fills in the identity of the current task. */
+static __always_inline void fill_hold(struct hold *hold, const struct label *label, __u16 kind)
 {
-	__u32 zero = 0;
-	struct hold *hold = bpf_map_lookup_elem(&hold_scratch, &zero);
 	__u64 id = bpf_get_current_pid_tgid();
 
-	if (!hold)
-		return NULL;
 	__builtin_memset(hold, 0, sizeof(*hold));
 	hold->time_ns = bpf_ktime_get_boot_ns();
 	hold->cpu = bpf_get_smp_processor_id() & (MAX_CPUS - 1);
@@ -41,14 +37,24 @@ static __always_inline struct hold *new_hold(const struct label *label, __u16 ki
 	hold->session = label->session;
 	hold->workload = label->workload;
 	hold->kind = kind;
+}
+
+static __always_inline struct hold *new_hold(const struct label *label, __u16 kind)
+{
+	__u32 zero = 0;
+	struct hold *hold = bpf_map_lookup_elem(&hold_scratch, &zero);
+
+	if (hold)
+		fill_hold(hold, label, kind);
 	return hold;
 }
 
-/* Index: CPU. A task that waits cannot be preempted, so a CPU has one at a time. */
+/* Index: CPU, as a task that waits in a tracepoint cannot be preempted; after those, index of the
+ * `struct work` that the call has claimed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_CPUS);
+	__uint(max_entries, MAX_WAITS);
 	__type(key, __u32);
 	__type(value, struct wait);
 } waits SEC(".maps");

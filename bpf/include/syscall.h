@@ -32,8 +32,3 @@ static __always_inline __u32 syscall_number(struct pt_regs *regs)
 #error "unknown architecture"
 #endif
 }
-
-static __always_inline struct label *current_label(void)
-{
-	return label_of(bpf_get_current_pid_tgid() >> 32);
-}

@@ -15,6 +15,7 @@ enum record_kind {
 	REC_CHANGE, /* unlink, rmdir, rename, truncate */
 	REC_SOCKET, /* connect, bind, accept */
 	REC_DATA,   /* bytes that a labelled task read from a pipe or a Unix socket */
+	REC_REFUSAL, /* the kernel has refused by rule; see decide_wire.h */
 };
 
 /* First member of every record in the events ring. `tgid` and `start_ns` are the identity of
@@ -126,14 +127,16 @@ struct data_record {
 	__u32 pad;
 };
 
-enum hold_kind { HOLD_READ = 1, HOLD_OPEN, HOLD_EXEC };
+enum hold_kind { HOLD_READ = 1, HOLD_OPEN, HOLD_EXEC, HOLD_CALL };
 enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
 
 /* A task that is stopped until its verdict; the value of the map `holds`, and the record of
  * the holds ring. There it is followed, for HOLD_OPEN, by `length` bytes of path components and
  * then those of another name that the inode has; for HOLD_EXEC, by `length` bytes of components
  * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
- * name as given to execve. */
+ * name as given to execve; for HOLD_CALL, by `length` bytes of components of the file and `iovcnt`
+ * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`, `address`,
+ * `syscall` and `access`. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
@@ -153,13 +156,15 @@ struct hold {
 	__u32 fd;
 	__u32 dev;
 	__u32 access; /* HOLD_OPEN; for HOLD_READ: DATA_ flags */
-	__u32 cpu;    /* where it waits before it is stopped */
+	__u32 cpu;    /* its slot in `waits` */
 	__u32 pad;
 };
 
 #define MAX_CPUS 1024
 
-/* Value of the array `waits`, index: CPU. Holds are named by id, 0 is none. */
+#define MAX_WAITS 1088 /* one a CPU, and one for each HOLD_CALL that can wait at a time */
+
+/* Value of the array `waits`. Holds are named by id, 0 is none. */
 struct wait {
 	__u64 waiting;	/* kernel: this one is here, and may not be stopped yet */
 	__u64 stopping; /* kernel: waited long enough for this one */

@@ -1,0 +1,86 @@
+"""Loads the LSM programs, family by family, by the best way that this kernel allows.
+
+`enforce-lsm` first; where `bpf` is not among the active security modules the same programs override
+the `security_*` functions (`enforce-fmodret`); a family that neither way loads stays with the
+observe tier. What was found is in `families`, and why in `refusals`.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
+from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, OBSERVE
+from agentd.kernel.tiers import probe_enforcement
+
+FAMILIES: Final = {"files": "lsm_files", "names": "lsm_names", "exec": "lsm_exec"}
+AUTO: Final = "auto"
+_WAYS: Final = {
+    AUTO: (ENFORCE_LSM, ENFORCE_FMODRET),
+    ENFORCE_LSM: (ENFORCE_LSM,),
+    ENFORCE_FMODRET: (ENFORCE_FMODRET,),
+    OBSERVE: (),
+}
+
+
+class Enforcer:
+    """The loaded LSM programs and their attachments; lives and dies with its process."""
+
+    def __init__(self) -> None:
+        self.families: dict[str, str] = dict.fromkeys(FAMILIES, OBSERVE)
+        self.refusals: dict[str, str] = {}
+        self._programs: list[Program] = []
+        self._links: list[int] = []
+
+    @property
+    def tier(self) -> str:
+        """The weakest tier of all families: what may be said of the whole."""
+        found = set(self.families.values())
+        for tier in (OBSERVE, ENFORCE_FMODRET):
+            if tier in found:
+                return tier
+        return ENFORCE_LSM
+
+    def load(self, wanted: str, objects: Path, shared: dict[str, Map]) -> None:
+        """Loads what the kernel takes. `wanted`: a tier, or AUTO; maps of `shared` are reused.
+
+        New maps are added to `shared`. What the kernel refuses is not an error.
+        """
+        for way in _WAYS[wanted]:
+            why = probe_enforcement(way)
+            if why is not None:
+                self.refusals[way] = why
+                continue
+            for family, name in FAMILIES.items():
+                if self.families[family] == OBSERVE:
+                    self._load_family(family, objects / f"{name}.bpf.o", way, shared)
+        trim_heap()
+
+    def _load_family(self, family: str, path: Path, way: str, shared: dict[str, Map]) -> None:
+        try:
+            loaded = BpfObject(family, path.read_bytes(), shared, retarget=way == ENFORCE_FMODRET)
+        except KernelError as error:
+            self.refusals[family] = str(error)
+            return
+        for bpf_map in loaded.maps.values():
+            if bpf_map.name in shared:
+                bpf_map.close()
+            else:
+                shared[bpf_map.name] = bpf_map
+        self._programs += loaded.programs.values()
+        loaded.close()
+        self.families[family] = way
+        self.refusals.pop(family, None)
+
+    def attach(self) -> None:
+        """Puts the programs in force. Nothing is decided before the policy is armed."""
+        self._links += [program.attach_target() for program in self._programs]
+
+    def close(self) -> None:
+        """Detaches and unloads."""
+        for fd in self._links:
+            os.close(fd)
+        for program in self._programs:
+            os.close(program.fd)
+        self._links.clear()
+        self._programs.clear()

@@ -1,0 +1,8 @@
+"""The tiers by name, best first, apart from `tiers`, which finds out and is large."""
+
+from typing import Final
+
+ENFORCE_LSM: Final = "enforce-lsm"
+ENFORCE_FMODRET: Final = "enforce-fmodret"
+OBSERVE: Final = "observe"
+NONE: Final = "none"

@@ -1,0 +1,258 @@
+/* The verdict of the static rules on an act of a labelled task: by the path of the object, and by
+ * what its inode has been called before. Nothing here depends on a ring or on user space. */
+#pragma once
+
+#include "glob.h"
+
+#define EPERM  1
+#define EAGAIN 11
+#define ENOSPC 28
+#define SIGKILL 9
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct enforcing);
+} enforcing SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, VERSIONS *MAX_WORKLOADS);
+	__type(key, __u32);
+	__type(value, struct act_rules);
+} act_rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, VERSIONS *MAX_SLOTS);
+	__type(key, __u32);
+	__type(value, struct path_rule);
+} path_rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct inode_key);
+	__type(value, struct mark);
+} marks SEC(".maps");
+
+/* Where no rule has matched. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct place);
+	__type(value, __u32);
+} cold_places SEC(".maps");
+
+/* An act under judgement. */
+struct deed {
+	const struct label *label;
+	struct dentry *dentry; /* the name that is judged */
+	struct inode *inode;   /* what it names; NULL for a name that is new */
+	struct dentry *from;   /* the name that the call gives first */
+	struct dentry *to;     /* and the other one: link, rename */
+	struct vfsmount *mnt;
+	__u32 hook;
+	__u32 acts; /* bit n: it is an ACT_ n */
+	__u32 version;
+	__u32 action; /* the verdict: 0 or ACTION_ */
+	__u32 rule;
+};
+
+static __always_inline struct enforcing *get_enforcing(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&enforcing, &zero);
+}
+
+static __always_inline bool none_in(const struct slots *slots)
+{
+	return !(slots->w[0] | slots->w[1] | slots->w[2] | slots->w[3]);
+}
+
+static __always_inline void add_slots(struct slots *into, const struct slots *from)
+{
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
+		into->w[i] |= from->w[i];
+}
+
+/* The rules of the task's workload: those for these acts in `wanted`. False if it has none at all.
+ */
+static __always_inline bool rules_for(const struct deed *deed, struct slots *wanted)
+{
+	__u32 index = deed->version * MAX_WORKLOADS + deed->label->workload;
+	struct act_rules *rules = bpf_map_lookup_elem(&act_rules, &index);
+
+	if (!rules || !rules->some)
+		return false;
+	ROLLED for (int act = 0; act < ACTS; act++) {
+		if (deed->acts & 1 << act)
+			add_slots(wanted, &rules->acts[act]);
+	}
+	return true;
+}
+
+static __always_inline struct inode_key key_of(struct inode *inode)
+{
+	struct inode_key key = {
+		.ino = BPF_CORE_READ(inode, i_ino),
+		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
+	};
+	return key;
+}
+
+static __always_inline bool intersect(struct slots *into, const struct slots *with)
+{
+	__u64 any = 0;
+
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
+		any |= into->w[i] &= with->w[i];
+	return any;
+}
+
+/* Without branches, each of which the verifier would follow. */
+static __always_inline __u32 highest_bit(__u64 word)
+{
+	__u32 at = 0;
+
+	for (__u32 half = 32; half; half /= 2) {
+		__u64 upper = word >> half;
+		__u32 shift = ((upper | -upper) >> 63) * half;
+		word >>= shift;
+		at += shift;
+	}
+	return at;
+}
+
+/* The most severe of the rules: its slot. */
+static __always_inline __u32 top_slot(const struct slots *slots)
+{
+	for (int i = SLOT_WORDS - 1; i > 0; i--) {
+		if (slots->w[i])
+			return i * 64 + highest_bit(slots->w[i]);
+	}
+	return highest_bit(slots->w[0]);
+}
+
+/* Remembers that an inode has had a name that rules match; false if there is no room. */
+static __always_inline bool set_mark(struct work *work, const struct inode_key *key, __u32 version)
+{
+	struct mark fresh = {.valid = 1 << version};
+	struct mark *mark = bpf_map_lookup_elem(&marks, key);
+
+	if (mark) {
+		add_slots(&mark->slots[version & 1], &work->match.found);
+		return true;
+	}
+	fresh.slots[version & 1] = work->match.found;
+	return !bpf_map_update_elem(&marks, key, &fresh, BPF_NOEXIST);
+}
+
+static __always_inline void use_mark(struct slots *found, const struct inode_key *key,
+				     __u32 version, const struct slots *wanted)
+{
+	struct mark *mark = bpf_map_lookup_elem(&marks, key);
+
+	if (!mark)
+		return;
+	/* Made while the rules were changed: until user space has looked, all of them apply. */
+	add_slots(found, mark->valid & 1 << version ? &mark->slots[version & 1] : wanted);
+}
+
+static __always_inline void settle_on(struct deed *deed, const struct slots *matched)
+{
+	__u32 index = deed->version * MAX_SLOTS + top_slot(matched);
+	struct path_rule *rule = bpf_map_lookup_elem(&path_rules, &index);
+
+	deed->action = rule ? rule->action : ACTION_DENY;
+	deed->rule = rule ? rule->number : 0;
+}
+
+/* Whether the deed is one of those that no rule of this policy had matched here before. */
+static __always_inline bool is_cold(const struct deed *deed, struct place *place)
+{
+	struct enforcing *now = get_enforcing();
+	struct dentry *dentry = deed->dentry;
+
+	place->inode = key_of(deed->inode);
+	place->parent = (__u64)BPF_CORE_READ(dentry, d_parent);
+	place->mnt = (__u64)deed->mnt;
+	place->name = BPF_CORE_READ(dentry, d_name.hash_len);
+	place->epoch = now ? now->epoch : 0;
+	place->version = deed->version;
+	return bpf_map_lookup_elem(&cold_places, place);
+}
+
+/* Fills in the verdict: what the static rules say of the deed's path and inode. Leaves the rules
+ * that these match in `work->match.found`, and the inode marked with those of the path. Returns 0,
+ * or an errno where that cannot be done. */
+static __noinline int decide(struct work *work, struct deed *deed)
+{
+	struct slots *found = &work->match.found;
+	struct slots *wanted = &work->wanted;
+	struct place *place = &work->place;
+	bool named, kept = true;
+	__u32 one = 1;
+
+	deed->action = 0;
+	__builtin_memset(wanted, 0, sizeof(*wanted));
+	if (!rules_for(deed, wanted))
+		return 0;
+	bool moves = deed->acts & 1 << ACT_RENAME;
+	if (none_in(wanted) && !moves)
+		return 0;
+	if (deed->inode && is_cold(deed, place))
+		return 0;
+	if (!match_path(work, deed->version, deed->dentry, deed->mnt, 0))
+		return -EAGAIN;
+	named = !none_in(found);
+	if (deed->inode) {
+		if (named)
+			kept = set_mark(work, &place->inode, deed->version);
+		use_mark(found, &place->inode, deed->version, wanted);
+		if (none_in(found))
+			bpf_map_update_elem(&cold_places, place, &one, BPF_ANY);
+	}
+	if (intersect(wanted, found))
+		settle_on(deed, wanted);
+	else if (moves && !kept)
+		return -ENOSPC; /* under its new name it would not be known */
+	return 0;
+}
+
+/* Tells of a refusal; the decision does not wait for that or depend on it. */
+static __always_inline void tell_refusal(struct work *work, const struct deed *deed)
+{
+	struct scratch *scratch = &work->scratch;
+	struct refusal_record *record = (void *)scratch;
+	struct dentry *from = deed->from;
+	__u32 at = sizeof(*record);
+
+	fill_head(&record->head, REC_REFUSAL, deed->label);
+	record->ino = BPF_CORE_READ(from, d_inode, i_ino);
+	record->dev = BPF_CORE_READ(from, d_inode, i_sb, s_dev);
+	record->hook = deed->hook;
+	record->acts = deed->acts;
+	record->action = deed->action;
+	record->rule = deed->rule;
+	record->version = deed->version;
+	record->path_len = write_names(scratch, at, from, deed->mnt);
+	at += record->path_len;
+	record->to_len = deed->to ? write_names(scratch, at, deed->to, deed->mnt) : 0;
+	at += record->to_len;
+	if (at <= SCRATCH_LEN)
+		send_record(scratch, at, deed->label->workload);
+}
+
+/* Carries out a static refusal: the hook's result. */
+static __noinline int refuse(struct work *work, struct deed *deed)
+{
+	if (!work || !deed)
+		return -EPERM;
+	if (deed->action == ACTION_KILL)
+		bpf_send_signal(SIGKILL);
+	tell_refusal(work, deed);
+	return -EPERM;
+}

@@ -1,0 +1,164 @@
+/* What the kernel decides alone on the enforce tiers, as user space writes it, and what it tells
+ * of its decisions. agentd/kernel/decide_wire.py mirrors every struct here.
+ *
+ * Two versions of the policy lie side by side: user space writes the one that is not in force,
+ * then `struct enforcing` names it. Every key begins with its version, every index is offset by it.
+ *
+ * A path glob is a row of positions, one for each component, from the last component to the first.
+ * Bit n of a `struct positions` is position n of all globs together. */
+#pragma once
+
+#include "wire.h"
+
+#define VERSIONS   2
+#define POSITIONS  1024
+#define MATCH_WORDS 16
+#define MAX_SLOTS  256
+#define SLOT_WORDS 4
+#define EDGE_LEN   23
+
+struct positions {
+	__u64 w[MATCH_WORDS];
+};
+
+/* A set of rules: bit n is slot n. The higher the slot, the more severe its rule. */
+struct slots {
+	__u64 w[SLOT_WORDS];
+};
+
+/* Key of `words`: a component that globs name literally; the value is where. */
+struct word {
+	__u32 version;
+	char text[NAME_LEN];
+};
+
+/* Key of `starts` and `ends`: how a component with one wildcard begins, and how it ends, read
+ * backwards. `prefixlen` counts the bits of version and text. */
+struct edge {
+	__u32 prefixlen;
+	__u8 version;
+	__u8 text[EDGE_LEN];
+};
+
+/* Value of `match_tables`, index: version. */
+struct match_table {
+	struct positions any;	/* positions that every component fits */
+	struct positions repeat; /* that may be followed by any number of components */
+	struct positions first; /* where a glob begins */
+	struct positions anywhere; /* where a glob ends that may lie in any directory */
+	struct positions home;	/* that lies in a home directory */
+	struct positions root;	/* that is absolute */
+};
+
+/* Value of `accepts`, index: version * POSITIONS + position: whose rule ends here. */
+struct accept {
+	__u16 slot;
+	__u16 except; /* 1: the rule does not apply to what fits */
+};
+
+enum act {
+	ACT_READ,
+	ACT_WRITE,
+	ACT_DELETE,
+	ACT_RENAME,
+	ACT_EXEC,
+	ACT_CONNECT,
+	ACTS,
+};
+
+/* Value of `act_rules`, index: version * MAX_WORKLOADS + workload. */
+struct act_rules {
+	struct slots acts[ACTS];
+	__u64 some; /* 0: the workload has none at all */
+};
+
+enum action {
+	ACTION_ASK = 1, /* user space decides: hold */
+	ACTION_DENY,
+	ACTION_KILL,
+};
+
+/* Value of `path_rules`, index: version * MAX_SLOTS + slot. */
+struct path_rule {
+	__u32 action;
+	__u32 number; /* by which user space knows the rule */
+};
+
+/* Key of `marks`: an inode. */
+struct inode_key {
+	__u64 ino;
+	__u32 dev;
+	__u32 pad;
+};
+
+#define NO_RULE 0xffff /* of a hold: something below the directory may be named by rules */
+
+/* What an inode has been called: the rules that apply to it under whatever name. */
+struct mark {
+	struct slots slots[VERSIONS];
+	__u32 valid; /* bit n: slots[n] is filled in */
+	__u32 pad;
+};
+
+/* Value of the array `enforcing`, one entry. */
+struct enforcing {
+	__u32 version;
+	__u32 armed;	/* 0: nothing is decided yet */
+	__u64 alive_ns; /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
+	__u64 epoch;	/* kernel: how often a directory was renamed */
+};
+
+enum hook {
+	HOOK_OPEN = 1,
+	HOOK_MAP,
+	HOOK_RECEIVE, /* a descriptor that came otherwise than by opening */
+	HOOK_LINK,
+	HOOK_RENAME,
+	HOOK_DELETE,
+	HOOK_TRUNCATE,
+	HOOK_ATTRIBUTES,
+	HOOK_EXEC,
+	HOOK_INTERPRETER,
+	HOOK_CONNECT,
+	HOOK_SEND,
+	HOOK_BIND,
+};
+
+/* A refusal. Followed by the components of the path, and of the other one (link, rename). */
+struct refusal_record {
+	struct record head;
+	__u64 ino;
+	__u32 dev;
+	__u32 hook;
+	__u32 acts; /* bit n: an ACT_ n */
+	__u32 action;
+	__u32 rule;
+	__u32 version;
+	__u32 path_len;
+	__u32 to_len;
+};
+
+/* What one hold is about; the same call of the same thread gives the same subject. */
+struct subject {
+	__u64 a;
+	__u64 b;
+	__u64 c;
+	__u32 hook;
+	__u32 acts;
+};
+
+/* Key of `answers`: whose call, as tgid << 32 | tid. */
+struct answer_key {
+	__u64 thread;
+	__u32 hook;
+	__u32 pad;
+};
+
+/* Value of `answers`: the verdict on a held call. */
+struct answer {
+	struct subject subject;
+	__u64 start_ns;
+	__u64 until_ns; /* CLOCK_BOOTTIME */
+	__s32 result;	/* 0 or a negative errno */
+	__u32 version;
+};

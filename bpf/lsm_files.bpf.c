@@ -1,0 +1,109 @@
+/* Refuses labelled tasks the files that rules deny them, however the file is called by now and
+ * however the descriptor came: open, map, receive. Where a person or the session decides, an open
+ * is held before it has happened. Fails closed where the workload says so. */
+#include "include/entry.h"
+#include <bpf/bpf_tracing.h>
+
+#define S_IFMT	    0170000
+#define S_IFREG	    0100000
+#define S_IFBLK	    0060000
+#define S_IFCHR	    0020000
+#define FMODE_READ  1
+#define FMODE_WRITE 2
+#define OPENED_TO_EXECUTE 0x20 /* __FMODE_EXEC: the hooks of exec judge that */
+#define O_TRUNC	    01000
+#define PROT_WRITE  2
+#define MAP_SHARED  1
+
+static __always_inline bool judged_kind(struct inode *inode)
+{
+	__u32 kind = BPF_CORE_READ(inode, i_mode) & S_IFMT;
+
+	return kind == S_IFREG || kind == S_IFBLK || kind == S_IFCHR;
+}
+
+/* Whether a file system opens this on the task's behalf, as overlayfs does with the file below:
+ * the task's own open has been judged by then. */
+static __always_inline bool opened_by_kernel(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, cred) != BPF_CORE_READ(task, real_cred);
+}
+
+static __always_inline int judge_file(struct label *label, struct file *file, __u32 hook,
+				      __u32 acts)
+{
+	struct enforcing *now = get_enforcing();
+	struct deed deed = {
+		.label = label,
+		.dentry = BPF_CORE_READ(file, f_path.dentry),
+		.mnt = BPF_CORE_READ(file, f_path.mnt),
+		.inode = BPF_CORE_READ(file, f_inode),
+		.hook = hook,
+		.acts = acts,
+	};
+
+	if (!now || !now->armed || !acts || !judged_kind(deed.inode))
+		return 0;
+	deed.from = deed.dentry;
+	deed.version = now->version & 1;
+	struct work *work = claim_work();
+	if (!work)
+		return -EAGAIN;
+	int result = decide(work, &deed);
+	if (!result && deed.action == ACTION_ASK) {
+		fill_subject(work, &deed);
+		if (hook != HOOK_OPEN)
+			result = unjudged(work, &deed, workload_flags(label));
+		else if (!opened_by_kernel() || !restartable())
+			result = ask(work, &deed, true);
+	} else if (!result && deed.action) {
+		result = refuse(work, &deed);
+	}
+	give_back(work);
+	return result;
+}
+
+static __always_inline __u32 acts_of(struct file *file)
+{
+	__u32 mode = (__u32)BPF_CORE_READ(file, f_mode);
+
+	return (mode & FMODE_READ ? 1 << ACT_READ : 0) |
+	       (mode & FMODE_WRITE || BPF_CORE_READ(file, f_flags) & O_TRUNC ? 1 << ACT_WRITE : 0);
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(on_file_open, struct file *file)
+{
+	struct label *label = current_label();
+
+	if (!label || BPF_CORE_READ(file, f_flags) & OPENED_TO_EXECUTE)
+		return 0;
+	return judge_file(label, file, HOOK_OPEN, acts_of(file));
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(on_mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
+	     unsigned long flags)
+{
+	struct label *label = current_label();
+	__u32 acts = 1 << ACT_READ;
+
+	if (!label || !file)
+		return 0;
+	if (prot & PROT_WRITE && flags & MAP_SHARED)
+		acts |= 1 << ACT_WRITE;
+	return judge_file(label, file, HOOK_MAP, acts);
+}
+
+/* A descriptor from another process: SCM_RIGHTS, pidfd_getfd. */
+SEC("lsm/file_receive")
+int BPF_PROG(on_file_receive, struct file *file)
+{
+	struct label *label = current_label();
+
+	return label ? judge_file(label, file, HOOK_RECEIVE, acts_of(file)) : 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
