@@ -4,16 +4,16 @@
 #include "include/entry.h"
 #include <bpf/bpf_tracing.h>
 
-#define S_IFMT	    0170000
-#define S_IFREG	    0100000
-#define S_IFBLK	    0060000
-#define S_IFCHR	    0020000
-#define FMODE_READ  1
-#define FMODE_WRITE 2
+#define S_IFMT		  0170000
+#define S_IFREG		  0100000
+#define S_IFBLK		  0060000
+#define S_IFCHR		  0020000
+#define FMODE_READ	  1
+#define FMODE_WRITE	  2
 #define OPENED_TO_EXECUTE 0x20 /* __FMODE_EXEC: the hooks of exec judge that */
-#define O_TRUNC	    01000
-#define PROT_WRITE  2
-#define MAP_SHARED  1
+#define O_TRUNC		  01000
+#define PROT_WRITE	  2
+#define MAP_SHARED	  1
 
 static __always_inline bool judged_kind(struct inode *inode)
 {
@@ -105,5 +105,10 @@ int BPF_PROG(on_file_receive, struct file *file)
 
 	return label ? judge_file(label, file, HOOK_RECEIVE, acts_of(file)) : 0;
 }
+
+/* As in attribution.bpf.c: for the test that compares the records with user space. */
+struct {
+	struct refusal_record refusal;
+} decide_types SEC("types") __attribute__((used)) = {};
 
 char LICENSE[] SEC("license") = "GPL";

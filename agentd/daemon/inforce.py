@@ -77,6 +77,8 @@ class PolicyInForce:
         self._decisions = decisions
         self._paths = PathPlan()
         self._moves: dict[int, int] = {}
+        self.meanings: list[str] = []
+        """Of the path rules in force; an engine that takes over has to know those from before."""
         self._path_plans: dict[int, PathPlan] = {}
         self.version = 0
         self.enforced: frozenset[str] = frozenset()
@@ -106,8 +108,9 @@ class PolicyInForce:
         self.enforced = frozenset(rule.id for rule in paths.rules) - paths.left_out.keys()
         plan = compile_plan(policy, self.enforced)
         self._policy, self._plan = policy, plan
-        paths, self._paths = self._paths, paths
-        self._moves = self._paths.moves(paths)
+        self._moves = paths.moves(self.meanings)
+        self.meanings = paths.meanings
+        self._paths = paths
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}
         self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))

@@ -33,6 +33,7 @@ from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
 from agentd.events.journal import FlushStatus, Journal
 from agentd.kernel.decisions import Decisions
+from agentd.kernel.heartbeat import Heartbeat
 from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.tier import OBSERVE
@@ -81,6 +82,7 @@ class Engine:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
         self._kernel = KernelMaps(maps)
+        self._heartbeat = Heartbeat(maps["enforcing"])
         self._stand_in = StandIn(maps)
         self._journal = self._open_journal()
         self._reporter = Reporter(self._journal, Clock())
@@ -152,6 +154,7 @@ class Engine:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._save
+        self._policy.meanings = self._journal.get("path-rules") or []
         self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
@@ -193,8 +196,7 @@ class Engine:
             busy = self._dispatch.busy() or self._reloads.compiled
             watching = len(self._registry) or self._journal.pending
             timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
-            if self._decisions is not None:
-                self._decisions.beat(self._reporter.clock.now())
+            self._heartbeat.beat(self._reporter.clock.now())
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
             self._dispatch.linger()
@@ -331,6 +333,7 @@ class Engine:
         self._labelling.changed = False
         self._journal.set(_STATE_KEY, self._registry.to_state())
         self._journal.set("holds", self._approvals.last_number)
+        self._journal.set("path-rules", self._policy.meanings)
         self._journal.set("losses", [[*key, count] for key, count in self._losses.items()])
         self._journal.flush()
 

@@ -89,15 +89,6 @@ class Mark(ctypes.Structure):
     _fields_ = (("slots", Slots * VERSIONS), ("valid", c_uint32), ("pad", c_uint32))
 
 
-class Enforcing(ctypes.Structure):
-    _fields_ = (
-        ("version", c_uint32),
-        ("armed", c_uint32),
-        ("alive_ns", c_uint64),
-        ("epoch", c_uint64),
-    )
-
-
 class RefusalRecord(ctypes.Structure):
     _fields_ = (
         ("head", Record),
@@ -148,7 +139,6 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "path_rule": PathRule,
     "inode_key": InodeKey,
     "mark": Mark,
-    "enforcing": Enforcing,
     "refusal_record": RefusalRecord,
     "subject": Subject,
     "answer_key": AnswerKey,
@@ -159,7 +149,6 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
 REFUSAL: Final = unpacker(RefusalRecord)
 ANSWER_KEY: Final = unpacker(AnswerKey)
 ANSWER: Final = unpacker(Answer)
-ENFORCING: Final = unpacker(Enforcing)
 INODE_KEY: Final = unpacker(InodeKey)
 PATH_RULE: Final = unpacker(PathRule)
 ACCEPT: Final = unpacker(Accept)

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentd.kernel import host
-from agentd.kernel.tier import ENFORCE_FMODRET as ENFORCE_FMODRET
-from agentd.kernel.tier import ENFORCE_LSM as ENFORCE_LSM
-from agentd.kernel.tier import NONE as NONE
-from agentd.kernel.tier import OBSERVE as OBSERVE
+from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, NONE, OBSERVE
 from agentd.kernel.trials import SLOW_TRIALS, TRIALS, RefusedError, Trial
+
+__all__ = ["ENFORCE_FMODRET", "ENFORCE_LSM", "NONE", "OBSERVE", "Capabilities", "Family", "probe"]
 
 # What this version of agentd drives. On a kernel of a better tier it runs as `observe`.
 DRIVEN_TIERS = (ENFORCE_LSM, ENFORCE_FMODRET, OBSERVE)

@@ -253,6 +253,15 @@ class Settings(ctypes.Structure):
     )
 
 
+class Enforcing(ctypes.Structure):
+    _fields_ = (
+        ("version", c_uint32),
+        ("armed", c_uint32),
+        ("alive_ns", c_uint64),
+        ("epoch", c_uint64),
+    )
+
+
 MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "record": Record,
     "fork_record": ForkRecord,
@@ -272,6 +281,7 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "file_id": FileId,
     "socket_rule": SocketRule,
     "settings": Settings,
+    "enforcing": Enforcing,
 }
 """The C name of every struct that is mirrored here."""
 

@@ -5,7 +5,7 @@ a person decides, and one whose globs the kernel cannot express exactly makes it
 before the effect as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,7 +29,7 @@ class SlotRule:
     treatment: Treatment
     acts: tuple[Act, ...]
     workloads: tuple[str, ...]
-    meaning: tuple[object, ...]
+    meaning: str
     """Equal for two rules that match the same paths: marks are carried over between them."""
 
 
@@ -51,14 +51,15 @@ class PathPlan:
                     sets[act] |= 1 << slot
         return sets
 
-    def moves(self, before: "PathPlan") -> dict[int, int]:
-        """Slot of an earlier plan -> slot here, for rules that match the same paths."""
-        here = {rule.meaning: slot for slot, rule in enumerate(self.rules)}
-        return {
-            slot: here[rule.meaning]
-            for slot, rule in enumerate(before.rules)
-            if rule.meaning in here
-        }
+    @property
+    def meanings(self) -> list[str]:
+        """By slot."""
+        return [rule.meaning for rule in self.rules]
+
+    def moves(self, before: Sequence[str]) -> dict[int, int]:
+        """Slot of an earlier plan, given by its meanings -> slot here, where they are the same."""
+        here = {meaning: slot for slot, meaning in enumerate(self.meanings)}
+        return {slot: here[meaning] for slot, meaning in enumerate(before) if meaning in here}
 
 
 def compile_paths(policy: Policy) -> PathPlan:
@@ -80,7 +81,7 @@ def compile_paths(policy: Policy) -> PathPlan:
             _treatment(rule, exact=slot not in automaton.inexact),
             acts_of(rule),
             rule.workloads,
-            (rule.on, rule.match.path, rule.match.exe, rule.match.except_),
+            repr((rule.on, rule.match.path, rule.match.exe, rule.match.except_)),
         )
         for slot, rule in enumerate(fitting)
     ]

@@ -40,6 +40,22 @@ static __always_inline __u32 settings_generation(void)
 	return value ? value->generation : 0;
 }
 
+static __always_inline struct enforcing *get_enforcing(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&enforcing, &zero);
+}
+
+#define ALIVE_NS 2000000000ULL
+
+/* Whether anybody is there to judge what is held. */
+static __always_inline bool judged_here(void)
+{
+	struct enforcing *now = get_enforcing();
+
+	return now && bpf_ktime_get_boot_ns() - now->alive_ns < ALIVE_NS;
+}
+
 static __always_inline struct scratch *get_scratch(void)
 {
 	__u32 zero = 0;

@@ -4,18 +4,10 @@
 
 #include "glob.h"
 
-#define EPERM  1
-#define EAGAIN 11
-#define ENOSPC 28
+#define EPERM	1
+#define EAGAIN	11
+#define ENOSPC	28
 #define SIGKILL 9
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct enforcing);
-} enforcing SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -61,12 +53,6 @@ struct deed {
 	__u32 rule;
 };
 
-static __always_inline struct enforcing *get_enforcing(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&enforcing, &zero);
-}
-
 static __always_inline bool none_in(const struct slots *slots)
 {
 	return !(slots->w[0] | slots->w[1] | slots->w[2] | slots->w[3]);
@@ -74,8 +60,7 @@ static __always_inline bool none_in(const struct slots *slots)
 
 static __always_inline void add_slots(struct slots *into, const struct slots *from)
 {
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
-		into->w[i] |= from->w[i];
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) into->w[i] |= from->w[i];
 }
 
 /* The rules of the task's workload: those for these acts in `wanted`. False if it has none at all.
@@ -87,7 +72,8 @@ static __always_inline bool rules_for(const struct deed *deed, struct slots *wan
 
 	if (!rules || !rules->some)
 		return false;
-	ROLLED for (int act = 0; act < ACTS; act++) {
+	ROLLED for (int act = 0; act < ACTS; act++)
+	{
 		if (deed->acts & 1 << act)
 			add_slots(wanted, &rules->acts[act]);
 	}
@@ -107,8 +93,7 @@ static __always_inline bool intersect(struct slots *into, const struct slots *wi
 {
 	__u64 any = 0;
 
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
-		any |= into->w[i] &= with->w[i];
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) any |= into->w[i] &= with->w[i];
 	return any;
 }
 

@@ -10,12 +10,12 @@
 
 #include "wire.h"
 
-#define VERSIONS   2
-#define POSITIONS  1024
+#define VERSIONS    2
+#define POSITIONS   1024
 #define MATCH_WORDS 16
-#define MAX_SLOTS  256
-#define SLOT_WORDS 4
-#define EDGE_LEN   23
+#define MAX_SLOTS   256
+#define SLOT_WORDS  4
+#define EDGE_LEN    23
 
 struct positions {
 	__u64 w[MATCH_WORDS];
@@ -42,12 +42,12 @@ struct edge {
 
 /* Value of `match_tables`, index: version. */
 struct match_table {
-	struct positions any;	/* positions that every component fits */
-	struct positions repeat; /* that may be followed by any number of components */
-	struct positions first; /* where a glob begins */
+	struct positions any;	   /* positions that every component fits */
+	struct positions repeat;   /* that may be followed by any number of components */
+	struct positions first;	   /* where a glob begins */
 	struct positions anywhere; /* where a glob ends that may lie in any directory */
-	struct positions home;	/* that lies in a home directory */
-	struct positions root;	/* that is absolute */
+	struct positions home;	   /* that lies in a home directory */
+	struct positions root;	   /* that is absolute */
 };
 
 /* Value of `accepts`, index: version * POSITIONS + position: whose rule ends here. */
@@ -98,14 +98,6 @@ struct mark {
 	struct slots slots[VERSIONS];
 	__u32 valid; /* bit n: slots[n] is filled in */
 	__u32 pad;
-};
-
-/* Value of the array `enforcing`, one entry. */
-struct enforcing {
-	__u32 version;
-	__u32 armed;	/* 0: nothing is decided yet */
-	__u64 alive_ns; /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
-	__u64 epoch;	/* kernel: how often a directory was renamed */
 };
 
 enum hook {

@@ -10,9 +10,8 @@
 #include "decide.h"
 #include "hold.h"
 
-#define ERESTARTNOINTR 513
-#define ALIVE_NS       2000000000ULL
-#define PF_IO_WORKER   0x00000010
+#define ERESTARTNOINTR	  513
+#define PF_IO_WORKER	  0x00000010
 #define NR_IO_URING_ENTER 426
 
 struct {
@@ -52,14 +51,6 @@ static __always_inline bool take_answer(const struct label *label, const struct 
 	if (!ours || (key.hook != HOOK_EXEC && key.hook != HOOK_INTERPRETER))
 		bpf_map_delete_elem(&answers, &key);
 	return ours;
-}
-
-/* Whether anybody is there to judge. */
-static __always_inline bool judged_here(void)
-{
-	struct enforcing *now = get_enforcing();
-
-	return now && bpf_ktime_get_boot_ns() - now->alive_ns < ALIVE_NS;
 }
 
 /* Whether this thread's call can be started again. What io_uring does on a program's behalf

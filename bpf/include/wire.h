@@ -12,9 +12,9 @@ enum record_kind {
 	REC_EXIT,
 	REC_CANDIDATE, /* an exec of an unlabelled process, while some workload has selectors */
 	REC_OPEN,
-	REC_CHANGE, /* unlink, rmdir, rename, truncate */
-	REC_SOCKET, /* connect, bind, accept */
-	REC_DATA,   /* bytes that a labelled task read from a pipe or a Unix socket */
+	REC_CHANGE,  /* unlink, rmdir, rename, truncate */
+	REC_SOCKET,  /* connect, bind, accept */
+	REC_DATA,    /* bytes that a labelled task read from a pipe or a Unix socket */
 	REC_REFUSAL, /* the kernel has refused by rule; see decide_wire.h */
 };
 
@@ -135,8 +135,8 @@ enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
  * then those of another name that the inode has; for HOLD_EXEC, by `length` bytes of components
  * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
  * name as given to execve; for HOLD_CALL, by `length` bytes of components of the file and `iovcnt`
- * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`, `address`,
- * `syscall` and `access`. */
+ * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`,
+ * `address`, `syscall` and `access`. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
@@ -257,4 +257,12 @@ struct settings {
 	__u32 generation;  /* of the policy: what was cold for one is not for the next */
 	__u32 patience_us; /* how long a task waits on its CPU for a verdict before it is stopped */
 	__u32 pad;
+};
+
+/* Value of the array `enforcing`, one entry. */
+struct enforcing {
+	__u32 version;
+	__u32 armed;	/* 0: nothing is decided yet */
+	__u64 alive_ns; /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
+	__u64 epoch;	/* kernel: how often a directory was renamed */
 };
