@@ -112,14 +112,15 @@ struct {
 
 #define SCRATCH_LEN 20480
 
-/* `at`, `end` and `whole` are the state of the loop that writes a path. They are kept in the map
- * because the verifier does not follow values there: on the stack it would try every length. */
+/* `at`, `end` and `whole` are the state of the loop that writes a path, `found` of the one that
+ * scans a message. They are kept in the map because the verifier does not follow values there: on
+ * the stack it would try every length. */
 struct scratch {
 	__u8 bytes[SCRATCH_LEN];
 	__u32 at;
 	__u32 end;
 	__u32 whole;
-	__u32 pad;
+	__u32 found;
 };
 
 struct {
