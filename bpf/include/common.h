@@ -82,7 +82,8 @@ static __always_inline void send_urgent(void *data, __u64 size, __u32 workload)
 		count_in(&losses, workload);
 }
 
-static __always_inline void count_total(__u32 session, __u32 kind)
+/* Counts an event of a session; returns how many of its kind there have been. */
+static __always_inline __u64 count_total(__u32 session, __u32 kind)
 {
 	struct total_key key = {session, kind};
 	__u64 *total = bpf_map_lookup_elem(&totals, &key);
@@ -92,19 +93,17 @@ static __always_inline void count_total(__u32 session, __u32 kind)
 		bpf_map_update_elem(&totals, &key, &none, BPF_NOEXIST);
 		total = bpf_map_lookup_elem(&totals, &key);
 	}
-	if (total)
-		__sync_fetch_and_add(total, 1);
+	return total ? __sync_fetch_and_add(total, 1) + 1 : 0;
 }
 
-/* Counts an event. Returns how often it has been seen, or 0 if its record can be left out: only
- * the first `burst` and then every power of two are worth one. `key->kind` is the kind of record in
- * its low byte; what is above tells events of one kind apart. */
-static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
+/* Returns how often this has been seen, or 0 if its record can be left out: only the first `burst`
+ * and then every power of two are worth one. `key->kind` is the kind of record in its low byte;
+ * what is above tells events of one kind apart. */
+static __always_inline __u32 fold(const struct seen_key *key, __u32 burst)
 {
 	__u32 *count = bpf_map_lookup_elem(&seen, key);
 	__u32 now = 1;
 
-	count_total(key->session, key->kind & 0xff);
 	if (!count) {
 		if (!bpf_map_update_elem(&seen, key, &now, BPF_NOEXIST))
 			return 1;
@@ -114,6 +113,13 @@ static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 bur
 	}
 	now = __sync_fetch_and_add(count, 1) + 1;
 	return now <= burst || !(now & (now - 1)) ? now : 0;
+}
+
+/* The same, for an event that is counted with the others of its kind, too. */
+static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
+{
+	count_total(key->session, key->kind & 0xff);
+	return fold(key, burst);
 }
 
 static __always_inline __u64 leader_start(struct task_struct *task)

@@ -178,9 +178,10 @@ struct label {
 #define HOLDS_CLIENT_REQUESTS 2 /* requests from servers to clients, too */
 #define HOLDS_OPENS	      4
 #define HOLDS_EXECS	      8
-#define HOLDS_FAIL_CLOSED     16 /* kill the task when a hold cannot be taken */
-#define TELLS_CHANGES	      32 /* rules judge deletes and renames: none is folded into a count */
-#define TELLS_SOCKETS	      64 /* the same for connects, binds and sends */
+#define HOLDS_FAIL_CLOSED     16  /* kill the task when a hold cannot be taken */
+#define TELLS_CHANGES	      32  /* rules judge deletes and renames: none is folded into a count */
+#define TELLS_SOCKETS	      64  /* the same for connects, binds and sends */
+#define TELLS_OPENS	      128 /* the same for opens for writing, whatever their names */
 
 /* Value of the array `workloads`. */
 struct workload {
