@@ -64,14 +64,31 @@ static __always_inline void fill_head(struct record *head, __u16 kind, const str
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 
-/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. The
- * engine looks every few milliseconds, so it is only woken when a burst begins to fill the ring. */
+/* While records come the engine looks every few milliseconds by itself, so it is woken only by the
+ * first after a pause, and when a burst begins to fill the ring. It goes on looking for longer than
+ * QUIET_NS after the last record that it has found (RECORDS_TICK_S and RECORDS_TICKS in
+ * agentd/daemon/dispatch.py). */
+#define QUIET_NS 25000000
+
+static __always_inline __u64 wakeup_flags(void)
+{
+	__u32 zero = 0;
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *sent = bpf_map_lookup_elem(&last_sent, &zero);
+	__u64 before = sent ? *(volatile __u64 *)sent : 0;
+
+	if (sent)
+		*(volatile __u64 *)sent = now;
+	if (now - before > QUIET_NS)
+		return BPF_RB_FORCE_WAKEUP;
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP
+									      : BPF_RB_NO_WAKEUP;
+}
+
+/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. */
 static __always_inline void send_record(void *data, __u64 size, __u32 workload)
 {
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	__u64 flags = waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-
-	if (bpf_ringbuf_output(&events, data, size, flags))
+	if (bpf_ringbuf_output(&events, data, size, wakeup_flags()))
 		count_in(&losses, workload);
 }
 

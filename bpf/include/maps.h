@@ -13,6 +13,14 @@ struct {
 	__uint(max_entries, EVENTS_LEN);
 } events SEC(".maps");
 
+/* When the last record was sent; see send_record. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} last_sent SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
