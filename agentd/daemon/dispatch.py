@@ -155,7 +155,7 @@ class Dispatch:
         head = RECORD.unpack_from(record)
         kind, _, number, time_ns, start_ns, tgid = head[:6]
         if kind == REC_CANDIDATE:
-            self._labelling.candidate(tgid)
+            self._labelling.candidate(tgid, record)
             return
         session = self._labelling.registry.by_number(number)
         if session is None:

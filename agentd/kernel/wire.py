@@ -100,6 +100,25 @@ class ForkRecord(ctypes.Structure):
     )
 
 
+class Program(ctypes.Structure):
+    _fields_ = (
+        ("ino", c_uint64),
+        ("parent", c_uint64),
+        ("name", c_uint64),
+        ("dev", c_uint32),
+        ("generation", c_uint32),
+    )
+
+
+class CandidateRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("program", Program),
+        ("path_len", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
 class ExecRecord(ctypes.Structure):
     _fields_ = (
         ("head", Record),
@@ -254,6 +273,8 @@ class Settings(ctypes.Structure):
 MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "record": Record,
     "fork_record": ForkRecord,
+    "program": Program,
+    "candidate_record": CandidateRecord,
     "exec_record": ExecRecord,
     "exit_record": ExitRecord,
     "open_record": OpenRecord,
@@ -308,6 +329,7 @@ def unpacker(structure: type[ctypes.Structure]) -> struct.Struct:
 
 RECORD: Final = unpacker(Record)
 FORK: Final = unpacker(ForkRecord)
+CANDIDATE: Final = unpacker(CandidateRecord)
 EXEC: Final = unpacker(ExecRecord)
 EXIT: Final = unpacker(ExitRecord)
 OPEN: Final = unpacker(OpenRecord)
@@ -324,6 +346,11 @@ SOCKET_RULE: Final = unpacker(SocketRule)
 SETTINGS: Final = unpacker(Settings)
 U32: Final = struct.Struct("=I")
 U64: Final = struct.Struct("=Q")
+
+PROGRAM_PLACE: Final = slice(
+    CandidateRecord.program.offset, CandidateRecord.program.offset + ctypes.sizeof(Program)
+)
+"""Where the bytes of the program are in a candidate record."""
 
 HOLD_STATE_OFFSET: Final = Hold.state.offset
 """Where `hold.state` is; it is the only member that user space changes."""

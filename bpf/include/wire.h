@@ -39,6 +39,24 @@ struct fork_record {
 	__u32 pad;
 };
 
+/* Names a program by its file and its place in the tree of names, for one policy: key of the map
+ * `dull_programs`. User space only hands it back. */
+struct program {
+	__u64 ino;
+	__u64 parent; /* address of the directory's dentry */
+	__u64 name;   /* hash and length of the last component */
+	__u32 dev;
+	__u32 generation;
+};
+
+/* Followed by the path components of the executable. */
+struct candidate_record {
+	struct record head;
+	struct program program;
+	__u32 path_len;
+	__u32 pad;
+};
+
 /* Followed by four strings of the given lengths: the path components of the executable (leaf
  * first, each ended by NUL), those of the working directory if the file name is relative, the file
  * name as given to execve, the argument block. */
