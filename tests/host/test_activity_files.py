@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.support.control import Message
-from tests.host.support.daemon import Daemon, workload
+from tests.host.support.daemon import Daemon, every_write_told, workload
 from tests.host.support.labelled import Labelled, python, shell
 
 OS = "import ctypes, os, sys\nlibc = ctypes.CDLL(None)\nbase = os.fsencode(sys.argv[1])\n"
@@ -22,17 +22,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "match": {"path": "**/*.watched-ending", "access": ["read"]},
         "action": "audit",
     }
-    every_write = {
-        "id": "every-write",
-        "on": "file.open",
-        "workloads": ["judged"],
-        "match": {"path": "/**", "access": ["write"]},
-        "action": "audit",
-    }
     files = {
         "tested.yaml": workload("tested"),
         "judged.yaml": workload("judged"),
-        "rules.yaml": {"rules": [watch, every_write]},
+        "rules.yaml": {"rules": [watch]},
+        "writes.yaml": every_write_told("judged"),
     }
     with Daemon(directory, files) as started:
         yield started
