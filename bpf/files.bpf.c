@@ -175,15 +175,14 @@ static __always_inline __u32 flags_of_file(struct file *file, const struct file_
 }
 
 /* How many files the session has opened in this one's directory; 0 if it need not be told. Every
- * directory is told, and those with many files a few times more. */
-static __always_inline __u32 fold_by_directory(const struct label *label, struct file *file,
-					       const struct file_id *id)
+ * directory is told, and those with many files a few times more. The key is overwritten: there is
+ * no stack left for another. */
+static __always_inline __u32 fold_by_directory(struct seen_key *key, struct file *file)
 {
-	struct seen_key key = {label->session, REC_OPEN | IN_DIR,
-			       BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_ino),
-			       id->dev, 0};
-
-	__u32 count = fold(&key, OPEN_BURST);
+	key->kind = REC_OPEN | IN_DIR;
+	key->a = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_ino);
+	key->c = 0;
+	__u32 count = fold(key, OPEN_BURST);
 	return count == 1 || count >= MANY_IN_DIR ? count : 0;
 }
 
@@ -202,7 +201,7 @@ static __always_inline void report_open(const struct label *label, struct file *
 	__u64 opens = count_total(label->session, REC_OPEN);
 	count = fold(&key, OPEN_BURST);
 	if (count == 1 && plain && opens > PLAIN_OPENS)
-		count = fold_by_directory(label, file, id);
+		count = fold_by_directory(&key, file);
 	if (!scratch || !count)
 		return;
 	fill_head(&record->head, REC_OPEN, label);
