@@ -1,5 +1,8 @@
 /* Opens of labelled tasks: writes to regular files become records, reads only where a name or an
- * inode is watched. An open that a rule must judge stops the task before it can use the file. */
+ * inode is watched. An open that a rule must judge stops the task before it can use the file.
+ *
+ * A session that writes many files (an installation, a compilation) is told of file by file at
+ * first, and then by directory. What a rule watches or may judge is always told. */
 #include "include/hold.h"
 #include "include/path.h"
 #include "include/syscall.h"
@@ -11,6 +14,9 @@
 #define PREFIX_MIN  3
 #define PREFIX_MAX  8
 #define OPEN_BURST  1
+#define PLAIN_OPENS 256 /* of a session: so many are told before they are folded by directory */
+#define MANY_IN_DIR 16
+#define IN_DIR	    (1 << 24)
 #define MAX_ALIASES 16
 
 /* Flags that count only for writers are kept apart until the access is looked at. */
@@ -187,8 +193,21 @@ static __always_inline __u32 flags_of_file(struct file *file, const struct file_
 	       flags_of_dentry(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_path.mnt));
 }
 
+/* How many files the session has opened in this one's directory; 0 if it need not be told. Every
+ * directory is told, and those with many files a few times more. The key is overwritten: there is
+ * no stack left for another. */
+static __always_inline __u32 fold_by_directory(struct seen_key *key, struct file *file)
+{
+	key->kind = REC_OPEN | IN_DIR;
+	key->a = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_ino);
+	key->c = 0;
+	__u32 count = fold(key, OPEN_BURST);
+	return count == 1 || count >= MANY_IN_DIR ? count : 0;
+}
+
+/* `plain`: no rule can have anything to say of it. */
 static __always_inline void report_open(const struct label *label, struct file *file,
-					const struct file_id *id, __u32 access)
+					const struct file_id *id, __u32 access, bool plain)
 {
 	struct seen_key key = {label->session, REC_OPEN | access << 16, id->ino, id->dev,
 			       label->start_ns};
@@ -198,7 +217,10 @@ static __always_inline void report_open(const struct label *label, struct file *
 
 	if (access & ACCESS_WRITE)
 		key.c = 0; /* writers of one session count together */
-	count = worth_telling(&key, OPEN_BURST);
+	__u64 opens = count_total(label->session, REC_OPEN);
+	count = fold(&key, OPEN_BURST);
+	if (count == 1 && plain && opens > PLAIN_OPENS)
+		count = fold_by_directory(&key, file);
 	if (!scratch || !count)
 		return;
 	fill_head(&record->head, REC_OPEN, label);
@@ -282,7 +304,7 @@ int after_open(struct bpf_raw_tracepoint_args *ctx)
 		hold_open(label, file, alias, &id, access, fd, syscall_number(saved_regs(ctx)),
 			  holds_flags);
 	else if (flags || access & ACCESS_WRITE)
-		report_open(label, file, &id, access);
+		report_open(label, file, &id, access, !flags && !(holds_flags & TELLS_OPENS));
 	return 0;
 }
 

@@ -86,7 +86,7 @@ static __always_inline bool read_peer_address(struct socket_record *record, stru
 	return true;
 }
 
-static __always_inline __u64 fold(const char *bytes)
+static __always_inline __u64 sum_of(const char *bytes)
 {
 	__u64 sum = 0;
 
@@ -124,7 +124,7 @@ static __always_inline void report(struct scratch *scratch, const struct label *
 			       REC_SOCKET | record->op << 16 | (!!record->result) << 24, address[0],
 			       address[1], 0};
 
-	key.c = record->family == AF_UNIX ? fold(record->path)
+	key.c = record->family == AF_UNIX ? sum_of(record->path)
 					  : record->port | (__u64)record->protocol << 16;
 	if (record->op == SOCKET_ACCEPT && record->family != AF_UNIX)
 		key.c = record->protocol; /* a client's port is new every time */

@@ -30,6 +30,7 @@ from agentd.kernel.wire import (
     NAME_WATCH,
     NAME_WRITE_ONLY,
     TELLS_CHANGES,
+    TELLS_OPENS,
     TELLS_SOCKETS,
 )
 from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
@@ -186,6 +187,8 @@ class PolicyInForce:
             self.evaluator.wants(on, workload.name) for on in ("network.connect", "network.bind")
         ):
             flags |= TELLS_SOCKETS
+        if self._plan.judges_writes(workload.name):
+            flags |= TELLS_OPENS
         if workload.posture != "enforce":
             return flags
         if self._plan.mcp_holds(workload.name):

@@ -16,7 +16,7 @@ from agentd.daemon.activity import Activity
 from agentd.daemon.calls import Calls
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
-from agentd.daemon.dispatch import Dispatch
+from agentd.daemon.dispatch import RECORDS_TICK_S, Dispatch
 from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.loading import LoadError, Loading
@@ -45,8 +45,6 @@ from agentd.workloads.sessions import SessionRegistry
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
 _SLICE = 64
-_TICK_S = 0.01
-_IDLE_TICK_S = 0.25
 _HOUSEKEEPING_NS = 250_000_000
 _STATE_KEY = "sessions"
 
@@ -193,9 +191,12 @@ class Engine:
         flush_ns = self._settings.flush_ms * 1_000_000
         next_flush = next_housekeeping = 0
         while not self._stopping:
-            busy = self._dispatch.busy() or self._reloads.compiled
-            watching = len(self._registry) or self._journal.pending
-            timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
+            if self._dispatch.busy() or self._reloads.compiled:
+                timeout = 0.0
+            elif self._dispatch.flowing() or self._journal.pending:
+                timeout = RECORDS_TICK_S
+            else:
+                timeout = max(0.0, (next_housekeeping - time.monotonic_ns()) / 1e9)
             self._heartbeat.beat(self._reporter.clock.now())
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)

@@ -145,6 +145,13 @@ class KernelMaps:
 
     # Policy
 
+    def ignore_program(self, program: bytes, until_ns: int) -> None:
+        """No exec of it by an unlabelled process is told until then (CLOCK_BOOTTIME).
+
+        `program` is a `struct program` as it came in a candidate record.
+        """
+        self._maps["dull_programs"].put(program, U64.pack(until_ns))
+
     def set_workload(self, number: int, flags: int, rules: list[SocketRuleValue]) -> None:
         """What the kernel decides for a workload: ROLE flags and network rules.
 

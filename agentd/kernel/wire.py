@@ -51,6 +51,7 @@ HOLDS_EXECS: Final = 8
 HOLDS_FAIL_CLOSED: Final = 16
 TELLS_CHANGES: Final = 32
 TELLS_SOCKETS: Final = 64
+TELLS_OPENS: Final = 128
 
 ROLE_MCP: Final = 1
 ROLE_TO_SERVER: Final = 2
@@ -98,6 +99,25 @@ class ForkRecord(ctypes.Structure):
         ("head", Record),
         ("child_start_ns", c_uint64),
         ("child", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class Program(ctypes.Structure):
+    _fields_ = (
+        ("ino", c_uint64),
+        ("parent", c_uint64),
+        ("name", c_uint64),
+        ("dev", c_uint32),
+        ("generation", c_uint32),
+    )
+
+
+class CandidateRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("program", Program),
+        ("path_len", c_uint32),
         ("pad", c_uint32),
     )
 
@@ -265,6 +285,8 @@ class Enforcing(ctypes.Structure):
 MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "record": Record,
     "fork_record": ForkRecord,
+    "program": Program,
+    "candidate_record": CandidateRecord,
     "exec_record": ExecRecord,
     "exit_record": ExitRecord,
     "open_record": OpenRecord,
@@ -320,6 +342,7 @@ def unpacker(structure: type[ctypes.Structure]) -> struct.Struct:
 
 RECORD: Final = unpacker(Record)
 FORK: Final = unpacker(ForkRecord)
+CANDIDATE: Final = unpacker(CandidateRecord)
 EXEC: Final = unpacker(ExecRecord)
 EXIT: Final = unpacker(ExitRecord)
 OPEN: Final = unpacker(OpenRecord)
@@ -336,6 +359,11 @@ SOCKET_RULE: Final = unpacker(SocketRule)
 SETTINGS: Final = unpacker(Settings)
 U32: Final = struct.Struct("=I")
 U64: Final = struct.Struct("=Q")
+
+PROGRAM_PLACE: Final = slice(
+    CandidateRecord.program.offset, CandidateRecord.program.offset + ctypes.sizeof(Program)
+)
+"""Where the bytes of the program are in a candidate record."""
 
 HOLD_STATE_OFFSET: Final = Hold.state.offset
 """Where `hold.state` is; it is the only member that user space changes."""

@@ -80,7 +80,7 @@ class KernelPlan:
     net: list[NetRule] = field(default_factory=list)
     notes: list[RuleNote] = field(default_factory=list)
     holding: dict[str, list[NameGlobs]] = field(default_factory=dict)
-    """"mcp", "open", "exec" -> the workloads for which such events must be judged."""
+    """"mcp", "open", "write", "exec" -> the workloads for which such events must be judged."""
 
     def mcp_holds(self, workload: str) -> bool:
         """Whether requests of that workload must be judged before the server sees them."""
@@ -89,6 +89,10 @@ class KernelPlan:
     def open_holds(self, workload: str) -> bool:
         """Whether some open may be refused."""
         return self._holds("open", workload)
+
+    def judges_writes(self, workload: str) -> bool:
+        """Whether opens for writing must all be told: no name says which of them a rule wants."""
+        return self._holds("write", workload)
 
     def exec_holds(self, workload: str) -> bool:
         """Whether some exec may be refused."""
@@ -157,6 +161,8 @@ def _add_names(names: dict[tuple[KeyKind, bytes], int], rule: Rule, plan: Kernel
         text = "an open that truncates has emptied the file before it is judged here"
         plan.notes.append(RuleNote(rule.id, text))
     unfiltered = not globs or any(glob.key is None for glob in globs)
+    if unfiltered and "write" in (rule.match.access or ("write",)):
+        _holding(plan, "write", rule)
     if unfiltered and rule.action in BINDING:
         _note(plan, rule, "no name, extension or directory to stop opens for writing by")
 

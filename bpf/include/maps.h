@@ -13,6 +13,14 @@ struct {
 	__uint(max_entries, EVENTS_LEN);
 } events SEC(".maps");
 
+/* When the last record was sent; see send_record. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} last_sent SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
@@ -120,14 +128,15 @@ struct {
 
 #define SCRATCH_LEN 20480
 
-/* `at`, `end` and `whole` are the state of the loop that writes a path. They are kept in the map
- * because the verifier does not follow values there: on the stack it would try every length. */
+/* `at`, `end` and `whole` are the state of the loop that writes a path, `found` of the one that
+ * scans a message. They are kept in the map because the verifier does not follow values there: on
+ * the stack it would try every length. */
 struct scratch {
 	__u8 bytes[SCRATCH_LEN];
 	__u32 at;
 	__u32 end;
 	__u32 whole;
-	__u32 pad;
+	__u32 found;
 };
 
 struct {

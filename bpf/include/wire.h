@@ -40,6 +40,24 @@ struct fork_record {
 	__u32 pad;
 };
 
+/* Names a program by its file and its place in the tree of names, for one policy: key of the map
+ * `dull_programs`. User space only hands it back. */
+struct program {
+	__u64 ino;
+	__u64 parent; /* address of the directory's dentry */
+	__u64 name;   /* hash and length of the last component */
+	__u32 dev;
+	__u32 generation;
+};
+
+/* Followed by the path components of the executable. */
+struct candidate_record {
+	struct record head;
+	struct program program;
+	__u32 path_len;
+	__u32 pad;
+};
+
 /* Followed by four strings of the given lengths: the path components of the executable (leaf
  * first, each ended by NUL), those of the working directory if the file name is relative, the file
  * name as given to execve, the argument block. */
@@ -183,9 +201,10 @@ struct label {
 #define HOLDS_CLIENT_REQUESTS 2 /* requests from servers to clients, too */
 #define HOLDS_OPENS	      4
 #define HOLDS_EXECS	      8
-#define HOLDS_FAIL_CLOSED     16 /* kill the task when a hold cannot be taken */
-#define TELLS_CHANGES	      32 /* rules judge deletes and renames: none is folded into a count */
-#define TELLS_SOCKETS	      64 /* the same for connects, binds and sends */
+#define HOLDS_FAIL_CLOSED     16  /* kill the task when a hold cannot be taken */
+#define TELLS_CHANGES	      32  /* rules judge deletes and renames: none is folded into a count */
+#define TELLS_SOCKETS	      64  /* the same for connects, binds and sends */
+#define TELLS_OPENS	      128 /* the same for opens for writing, whatever their names */
 
 /* Value of the array `workloads`. */
 struct workload {

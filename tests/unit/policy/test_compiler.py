@@ -3,6 +3,7 @@
 import ipaddress
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,25 @@ def kernel_flags(plan: KernelPlan, path: str) -> int:
 
 def opens(action: str, path: Any, **match: Any) -> dict[str, Any]:
     return {"on": "file.open", "action": action, "match": {"path": path, **match}}
+
+
+@pytest.mark.parametrize(
+    ("path", "access", "judged"),
+    [
+        (["/srv/**"], ["write"], False),
+        (["/**"], ["write"], True),
+        (["/srv/**", "/**"], ["write"], True),
+        (None, ["write"], True),
+        (["!/srv/**"], ["read", "write"], True),
+        (["**/id_rsa"], None, False),
+        (["/**"], ["read"], False),
+    ],
+)
+def test_writes_that_no_name_filters_are_all_told(path: Any, access: Any, judged: bool) -> None:
+    rule = opens("audit", path, access=access)
+    plan = compile_plan(policy_of({**rule, "workloads": ["w"]}))
+    assert plan.judges_writes("w") == judged
+    assert not plan.judges_writes("other")
 
 
 @settings(max_examples=300)
