@@ -46,6 +46,7 @@ EXIT_FAILED = 1
 EXIT_CONFIG = 78
 _SLICE = 64
 _HOUSEKEEPING_NS = 250_000_000
+_DECIDED_NS = 50_000_000
 _STATE_KEY = "sessions"
 
 
@@ -189,7 +190,8 @@ class Engine:
         poll.register(self._supervisor.fileno(), select.EPOLLIN)
         poll.register(self._wake_read, select.EPOLLIN)
         flush_ns = self._settings.flush_ms * 1_000_000
-        next_flush = next_housekeeping = 0
+        soon_ns = min(flush_ns, _DECIDED_NS)
+        flushed = next_housekeeping = 0
         while not self._stopping:
             if self._dispatch.busy() or self._reloads.compiled:
                 timeout = 0.0
@@ -205,8 +207,8 @@ class Engine:
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors
             now = time.monotonic_ns()
-            if now >= next_flush:
-                next_flush = now + flush_ns
+            if now - flushed >= (soon_ns if self._journal.decided else flush_ns):
+                flushed = now
                 self._flush()
             if now >= next_housekeeping:
                 next_housekeeping = now + _HOUSEKEEPING_NS

@@ -20,7 +20,7 @@ from agentd.kernel.libbpf import Map, get_pinned, pin
 
 _MOUNT_POINT: Final = Path("/sys/fs/bpf")
 _PREFIX: Final = "agentd"
-_NEW: Final = ".new"
+_NEW: Final = "_new"  # bpffs takes no name with a dot
 
 
 class Pins:
