@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from tests.lab.support import initramfs
 from tests.lab.support.kernels import Kernel
@@ -47,11 +47,13 @@ class Machine:
         """What the kernel printed, panics included."""
         return self.share / "console.log"
 
-    def start(self, command: str, *, terminal: bool = False) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: str, *, output: IO[bytes] | int = subprocess.PIPE, terminal: bool = False
+    ) -> subprocess.Popen[bytes]:
         """Boot, run `command` (bash) in the checkout, power off; returns QEMU's process.
 
-        Its standard output is a pipe with the command's standard output and error; with
-        `terminal` the command has our terminal instead. The caller ends the process.
+        `output` gets the command's standard output and error; with `terminal` the command has our
+        terminal instead. The caller ends the process.
         """
         term = os.environ.get("TERM", "dumb") if terminal else ""
         exports = [f"export {k}={shlex.quote(v)}\n" for k, v in self.environment.items()]
@@ -64,7 +66,7 @@ class Machine:
             self._qemu(terminal),
             bufsize=0,
             stdin=None if terminal else subprocess.DEVNULL,
-            stdout=None if terminal else subprocess.PIPE,
+            stdout=None if terminal else output,
         )
 
     def last_words(self, lines: int = 40) -> str:
