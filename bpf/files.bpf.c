@@ -102,14 +102,30 @@ static long climb_step(__u32 index, void *data)
 	return 0;
 }
 
-/* What the rules say of a name: of its last component, and of the directories above it. */
-static __always_inline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
+/* What the rules say of a name: of its last component, and of the directories above it. A function
+ * with a frame of its own: inlined into both of its callers, one of which calls the other through
+ * bpf_loop, it takes their stacks to 640 bytes, and before 6.13 the kernel allows 512. */
+static __noinline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
 {
 	struct climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
 	__u32 flags = flags_of_base(dentry);
 
 	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
 	return flags | climb.flags;
+}
+
+/* Since 7.2 the union `d_u` of a dentry has no name. */
+struct dentry___7_2 {
+	union {
+		struct hlist_node d_alias;
+	};
+} __attribute__((preserve_access_index));
+
+static __always_inline struct dentry *dentry_of_alias(struct hlist_node *node)
+{
+	if (bpf_core_field_exists(struct dentry___7_2, d_alias))
+		return (void *)node - bpf_core_field_offset(struct dentry___7_2, d_alias);
+	return (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
 }
 
 struct aliases {
@@ -128,7 +144,7 @@ static long check_alias(__u32 index, void *data)
 
 	if (!node)
 		return 1;
-	struct dentry *dentry = (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
+	struct dentry *dentry = dentry_of_alias(node);
 	aliases->next = BPF_CORE_READ(node, next);
 	if (dentry == aliases->self)
 		return 0;
