@@ -164,7 +164,8 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	bool told = channel && channel->reads;
 	struct channel now = {.partial = !whole_line};
 
-	barrier_var(window); /* the verifier of Linux 6.1 has lost the bound by here */
+	/* The bound once more, where it counts: the verifier of 6.1 has lost it on the way here. */
+	barrier_var(window);
 	if (!scratch || window > WINDOW)
 		return 0;
 	if (bpf_probe_read_user(scratch->bytes, window, (void *)read->address))

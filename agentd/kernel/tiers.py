@@ -32,7 +32,7 @@ DRIVEN_TIERS = (ENFORCE_LSM, ENFORCE_FMODRET, OBSERVE)
 _REFUSED_TO_ROOT = (
     "EPERM in spite of the capabilities: this kernel refuses the kind (locked down or built so)"
 )
-_OBSERVE_NEEDS = ("raw_tracepoint", "ring_buffer", "send_signal", "probe_read")
+_OBSERVE_NEEDS = ("raw_tracepoint", "ring_buffer", "send_signal", "probe_read", "bpf_loop")
 
 
 @dataclass(slots=True, frozen=True)
