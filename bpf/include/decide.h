@@ -192,6 +192,12 @@ static __noinline int decide(struct work *work, struct deed *deed)
 		return 0;
 	if (!match_path(work, deed->version, deed->dentry, deed->mnt, 0))
 		return -EAGAIN;
+	if (work->match.bound) {
+		work->bound = *found;
+		if (!match_path(work, deed->version, deed->dentry, deed->mnt, WHOLE))
+			return -EAGAIN;
+		add_slots(found, &work->bound);
+	}
 	named = !none_in(found);
 	if (deed->inode) {
 		if (named)

@@ -61,9 +61,11 @@ struct matcher {
 	struct match_table *table;
 	__u32 version;
 	__u32 steps; /* components seen */
+	__u32 flags;
 };
 
 #define BELOW 1 /* match_path: what may lie below this directory, not the directory itself */
+#define WHOLE 2 /* match_path: bind mounts do not count */
 
 /* Adds the rules of all globs that are at an end. There is rarely any, and then it may take its
  * time: a loop in a loop costs the verifier more. */
@@ -229,7 +231,13 @@ static long match_step(__u32 index, void *data)
 			match->except.w[i] |= match->ways[1].below.w[i];
 		}
 	}
-	int step = cross_mount(&matcher->walk);
+	int step;
+	if (matcher->flags & WHOLE) {
+		step = cross_whole(&matcher->walk);
+	} else {
+		match->bound |= on_bind_mount(&matcher->walk);
+		step = cross_mount(&matcher->walk);
+	}
 
 	if (step < 0) {
 		match->whole = 1;
@@ -254,8 +262,10 @@ static __always_inline bool match_path(struct work *work, __u32 version, struct 
 				       struct vfsmount *mnt, __u32 flags)
 {
 	struct match *match = &work->match;
-	struct matcher matcher = {
-		.walk = {dentry, mount_of(mnt)}, .match = match, .version = version & 1};
+	struct matcher matcher = {.walk = {dentry, mount_of(mnt)},
+				  .match = match,
+				  .version = version & 1,
+				  .flags = flags};
 
 	matcher.table = bpf_map_lookup_elem(&match_tables, &matcher.version);
 	if (!matcher.table)

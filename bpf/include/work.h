@@ -37,6 +37,8 @@ struct match {
 	__u64 ends_home;
 	__u32 waiting; /* steps for which those matter */
 	__u32 whole;
+	__u32 bound; /* a bind mount lies on the path */
+	__u32 pad;
 };
 
 /* The hold of a thread, by id: one that is woken before its verdict takes up the same one. */
@@ -62,6 +64,7 @@ struct work {
 	__u32 index;
 	struct place place;
 	struct slots wanted;
+	struct slots bound;
 	struct subject subject;
 	struct pending pending;
 	struct match match;
