@@ -12,10 +12,12 @@ from agentd.errors import ConfigErrors
 from agentd.kernel import host, tiers
 from agentd.policy import loader
 from agentd.policy.compiler import RuleNote, compile_plan
+from agentd.policy.path_plan import compile_paths
 
 BEFORE, AFTER, NOT = "before the effect", "after the effect", "not enforced"
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _EPERM = 1
+_ENFORCE = (tiers.ENFORCE_LSM, tiers.ENFORCE_FMODRET)
 
 
 @dataclass(slots=True, frozen=True)
@@ -88,10 +90,34 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
     if found.tier == tiers.NONE:
         return [RuleKind("all", NOT, "no program can be loaded")]
     blocks = found.works("cgroup_connect")
+    mcp = RuleKind(
+        "mcp.tool_call, mcp.request", BEFORE, "the server is held; the call is rewritten"
+    )
+    rest = RuleKind("mcp.response, mcp.notification", NOT, "recorded")
+    if found.tier != tiers.OBSERVE:
+        return [
+            mcp,
+            RuleKind("file.*, process.exec by path", BEFORE, "refused in the kernel, EPERM"),
+            RuleKind(
+                "the same with `when` or hold", BEFORE, "the call is held, then goes on or fails"
+            ),
+            RuleKind("process.exec by argv", BEFORE, "held before the first instruction; killed"),
+            *_network_kinds(blocks=blocks),
+            rest,
+        ]
     return [
-        RuleKind("mcp.tool_call, mcp.request", BEFORE, "the server is held; the call is rewritten"),
+        mcp,
         RuleKind("file.open", BEFORE, "held as open returns; deny kills before the data is used"),
         RuleKind("process.exec", BEFORE, "held before the first instruction; deny kills there"),
+        *_network_kinds(blocks=blocks),
+        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
+        rest,
+        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
+    ]
+
+
+def _network_kinds(*, blocks: bool) -> list[RuleKind]:
+    return [
         RuleKind(
             "network.connect without `when`",
             BEFORE if blocks else AFTER,
@@ -102,9 +128,6 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
         RuleKind(
             "network.connect with `when`, network.bind", AFTER, "the process is killed after it"
         ),
-        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
-        RuleKind("mcp.response, mcp.notification", NOT, "recorded"),
-        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
 
@@ -134,7 +157,7 @@ def examine(settings: Settings) -> Diagnosis:
     needed = host.NEEDED_CAPABILITIES.items()
     missing = {name: purpose for name, purpose in needed if name not in effective}
     kernel = os.uname()
-    notes, problems = _own_rules(settings)
+    notes, problems = _own_rules(settings, found.tier)
     return Diagnosis(
         tier=found.tier,
         kernel_tier=found.kernel_tier,
@@ -162,10 +185,12 @@ def examine(settings: Settings) -> Diagnosis:
     )
 
 
-def _own_rules(settings: Settings) -> tuple[list[RuleNote], list[str]]:
+def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]]:
     """Notes on the rules that the daemon would load here, and what is wrong with them."""
     try:
-        return compile_plan(loader.load(settings.rule_sources())).notes, []
+        policy = loader.load(settings.rule_sources())
+        enforced = compile_paths(policy).enforced if tier in _ENFORCE else frozenset()
+        return compile_plan(policy, enforced).notes, []
     except ConfigErrors as errors:
         return [], [str(problem) for problem in errors.errors]
 

@@ -106,7 +106,7 @@ class PolicyInForce:
         """Puts a policy in force."""
         policy = compiled.policy
         paths = compile_paths(policy) if self._decisions is not None else PathPlan()
-        self.enforced = frozenset(rule.id for rule in paths.rules) - paths.left_out.keys()
+        self.enforced = paths.enforced
         plan = compile_plan(policy, self.enforced)
         self._policy, self._plan = policy, plan
         self._moves = paths.moves(self.meanings)

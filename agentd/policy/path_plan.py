@@ -52,6 +52,11 @@ class PathPlan:
         return sets
 
     @property
+    def enforced(self) -> frozenset[str]:
+        """Ids of the rules that the kernel decides, or asks about, before the effect."""
+        return frozenset(rule.id for rule in self.rules) - self.left_out.keys()
+
+    @property
     def meanings(self) -> list[str]:
         """By slot."""
         return [rule.meaning for rule in self.rules]
