@@ -94,12 +94,14 @@ class Engine:
         families = message["families"]
         self._reporter.tier = message["tier"]
         self._decisions = Decisions(maps) if families["files"] != OBSERVE else None
+        self._labelling.guards_needed = self._decisions is None or families["network"] == OBSERVE
         self._policy = PolicyInForce(
             self._kernel,
             self._registry,
             self._reporter,
             self._settings.hold_wait_us,
             self._decisions,
+            sockets=families["network"] != OBSERVE,
         )
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)

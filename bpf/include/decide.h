@@ -4,9 +4,9 @@
 
 #include "glob.h"
 
-#define EPERM  1
-#define EAGAIN 11
-#define ENOSPC 28
+#define EPERM	1
+#define EAGAIN	11
+#define ENOSPC	28
 #define SIGKILL 9
 
 struct {
@@ -59,6 +59,8 @@ struct deed {
 	__u32 version;
 	__u32 action; /* the verdict: 0 or ACTION_ */
 	__u32 rule;
+	__u32 name_len;
+	const void *name; /* in kernel memory, where what is judged has a name that is no path */
 };
 
 static __always_inline struct enforcing *get_enforcing(void)
@@ -74,8 +76,7 @@ static __always_inline bool none_in(const struct slots *slots)
 
 static __always_inline void add_slots(struct slots *into, const struct slots *from)
 {
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
-		into->w[i] |= from->w[i];
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) into->w[i] |= from->w[i];
 }
 
 /* The rules of the task's workload: those for these acts in `wanted`. False if it has none at all.
@@ -87,7 +88,8 @@ static __always_inline bool rules_for(const struct deed *deed, struct slots *wan
 
 	if (!rules || !rules->some)
 		return false;
-	ROLLED for (int act = 0; act < ACTS; act++) {
+	ROLLED for (int act = 0; act < ACTS; act++)
+	{
 		if (deed->acts & 1 << act)
 			add_slots(wanted, &rules->acts[act]);
 	}
@@ -107,8 +109,7 @@ static __always_inline bool intersect(struct slots *into, const struct slots *wi
 {
 	__u64 any = 0;
 
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
-		any |= into->w[i] &= with->w[i];
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) any |= into->w[i] &= with->w[i];
 	return any;
 }
 
@@ -230,6 +231,8 @@ static __always_inline void tell_refusal(struct work *work, const struct deed *d
 	struct dentry *from = deed->from;
 	__u32 at = sizeof(*record);
 
+	if (!from) /* an address: told by who judges those */
+		return;
 	fill_head(&record->head, REC_REFUSAL, deed->label);
 	record->ino = BPF_CORE_READ(from, d_inode, i_ino);
 	record->dev = BPF_CORE_READ(from, d_inode, i_sb, s_dev);

@@ -10,12 +10,12 @@
 
 #include "wire.h"
 
-#define VERSIONS   2
-#define POSITIONS  1024
+#define VERSIONS    2
+#define POSITIONS   1024
 #define MATCH_WORDS 16
-#define MAX_SLOTS  256
-#define SLOT_WORDS 4
-#define EDGE_LEN   23
+#define MAX_SLOTS   256
+#define SLOT_WORDS  4
+#define EDGE_LEN    23
 
 struct positions {
 	__u64 w[MATCH_WORDS];
@@ -42,12 +42,12 @@ struct edge {
 
 /* Value of `match_tables`, index: version. */
 struct match_table {
-	struct positions any;	/* positions that every component fits */
-	struct positions repeat; /* that may be followed by any number of components */
-	struct positions first; /* where a glob begins */
+	struct positions any;	   /* positions that every component fits */
+	struct positions repeat;   /* that may be followed by any number of components */
+	struct positions first;	   /* where a glob begins */
 	struct positions anywhere; /* where a glob ends that may lie in any directory */
-	struct positions home;	/* that lies in a home directory */
-	struct positions root;	/* that is absolute */
+	struct positions home;	   /* that lies in a home directory */
+	struct positions root;	   /* that is absolute */
 };
 
 /* Value of `accepts`, index: version * POSITIONS + position: whose rule ends here. */
@@ -122,7 +122,14 @@ enum hook {
 	HOOK_CONNECT,
 	HOOK_SEND,
 	HOOK_BIND,
+	HOOK_SOCKET,
 };
+
+/* The numbers of rules on sockets that are no path rules begin here. */
+#define SOCKET_RULE_BASE 0x10000
+
+/* The subject of a call on a socket: the address, in network byte order, in `a` and `b`; `c` is
+ * family << 48 | type << 32 | protocol << 16 | port. That of a Unix socket's peer is the peer. */
 
 /* A refusal. Followed by the components of the path, and of the other one (link, rename). */
 struct refusal_record {

@@ -10,9 +10,9 @@
 #include "decide.h"
 #include "hold.h"
 
-#define ERESTARTNOINTR 513
-#define ALIVE_NS       2000000000ULL
-#define PF_IO_WORKER   0x00000010
+#define ERESTARTNOINTR	  513
+#define ALIVE_NS	  2000000000ULL
+#define PF_IO_WORKER	  0x00000010
 #define NR_IO_URING_ENTER 426
 
 struct {
@@ -165,6 +165,12 @@ static __noinline int ask(struct work *work, struct deed *deed, bool may_wait)
 	hold->dev = deed->rule;
 	work->pending.subject = *subject;
 	work->pending.id = hold->id;
+	if (deed->name) {
+		__u32 len = deed->name_len & 0x7f;
+		bpf_probe_read_kernel(&work->scratch.bytes[sizeof(*hold)], len, deed->name);
+		hold->length = len;
+		size += len;
+	}
 	if (deed->from) {
 		hold->length = write_names(&work->scratch, size, deed->from, deed->mnt);
 		size += hold->length;

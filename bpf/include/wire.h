@@ -12,9 +12,9 @@ enum record_kind {
 	REC_EXIT,
 	REC_CANDIDATE, /* an exec of an unlabelled process, while some workload has selectors */
 	REC_OPEN,
-	REC_CHANGE, /* unlink, rmdir, rename, truncate */
-	REC_SOCKET, /* connect, bind, accept */
-	REC_DATA,   /* bytes that a labelled task read from a pipe or a Unix socket */
+	REC_CHANGE,  /* unlink, rmdir, rename, truncate */
+	REC_SOCKET,  /* connect, bind, accept */
+	REC_DATA,    /* bytes that a labelled task read from a pipe or a Unix socket */
 	REC_REFUSAL, /* the kernel has refused by rule; see decide_wire.h */
 };
 
@@ -93,6 +93,10 @@ enum socket_op {
 	SOCKET_BIND,
 	SOCKET_ACCEPT,
 	SOCKET_BLOCKED, /* a connect or send that the kernel refused by rule */
+	SOCKET_CREATE,	/* `family`, `protocol`, and the type in `port`; neither IP nor Unix, or raw
+			 */
+	SOCKET_BIND_BLOCKED,
+	SOCKET_CREATE_BLOCKED,
 };
 
 struct socket_record {
@@ -102,7 +106,7 @@ struct socket_record {
 	__u16 protocol;
 	__u16 port; /* host byte order */
 	__s32 result;
-	__u32 rule; /* number of the rule that blocked, SOCKET_BLOCKED only */
+	__u32 rule; /* number of the rule that blocked, of the BLOCKED ones only */
 	__u8 address[16];
 	__u32 path_len;
 	char path[UNIX_PATH_LEN];
@@ -135,8 +139,8 @@ enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
  * then those of another name that the inode has; for HOLD_EXEC, by `length` bytes of components
  * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
  * name as given to execve; for HOLD_CALL, by `length` bytes of components of the file and `iovcnt`
- * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`, `address`,
- * `syscall` and `access`. */
+ * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`,
+ * `address`, `syscall` and `access`. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
@@ -190,7 +194,8 @@ struct label {
 /* Value of the array `workloads`. */
 struct workload {
 	__u32 flags;
-	__u32 socket_rules; /* how many entries of `socket_rules` this workload has */
+	__u32 socket_rules; /* how many entries of `socket_rules` it has; SOCKET_RULES_BANK: where
+			     */
 };
 
 #define ROLE_MCP       1
@@ -232,12 +237,29 @@ struct file_id {
 };
 
 #define MAX_WORKLOADS	 256
-#define MAX_SOCKET_RULES 64
+#define MAX_SOCKET_RULES 128
 
-#define RULE_EXCEPT 1
+#define RULE_EXCEPT   1
+#define RULE_ASK      2 /* user space decides, before the call has any effect */
+#define RULE_KILL     4
+#define RULE_BIND     8	  /* about the address that a socket is bound to */
+#define RULE_SOCKET   16  /* about what kind of socket is made: its family is in `protocol` */
+#define RULE_UNIX     32  /* about Unix sockets that have a path */
+#define RULE_ABSTRACT 64  /* about Unix sockets that have a name only */
+#define RULE_IPV6     128 /* a network of IPv6, to which no IPv4 address belongs */
 
-/* Value of the array `socket_rules`, index: workload * MAX_SOCKET_RULES + n. The address is
- * compared over `prefix` bits; IPv4 is in its mapped form. protocol 0 is any. */
+/* What a rule is about: a call asks the rules that have the same of these flags. */
+#define RULE_USE (RULE_BIND | RULE_SOCKET | RULE_UNIX | RULE_ABSTRACT)
+
+#define FAMILY_RAW 256 /* with RULE_SOCKET: raw sockets of IPv4 and IPv6 */
+
+/* A workload's rules are written to the bank that is not in use. */
+#define SOCKET_RULE_BANKS 2
+#define SOCKET_RULES_BANK 0x10000 /* in `workload.socket_rules`: they are in the second bank */
+
+/* Value of the array `socket_rules`, index: (bank * MAX_WORKLOADS + workload) * MAX_SOCKET_RULES
+ * + n. The address is compared over `prefix` bits; IPv4 is in its mapped form. protocol 0 is any.
+ * Exceptions come before the other entries of the same rule, and the more severe rule first. */
 struct socket_rule {
 	__u8 address[16];
 	__u16 prefix;
