@@ -45,6 +45,16 @@ def internet(family: int, protocol: int, address: bytes, port: int) -> dict[str,
     }
 
 
+def connected(connection: dict[str, Any]) -> dict[str, Any]:
+    """A connection that is there (`enforce.connections.Connection`)."""
+    family, protocol = connection["family"], connection["protocol"]
+    address = socket.inet_pton(family, connection["address"])
+    if family == socket.AF_INET:
+        address = _MAPPED + address
+    network = internet(family, protocol, address, connection["port"])
+    return network | {"direction": "outbound"}
+
+
 def unix(path: str) -> dict[str, Any]:
     """A Unix socket, by its path or `@name`."""
     return {"family": "unix", "protocol": "unix", "path": path}

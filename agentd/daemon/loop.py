@@ -16,6 +16,7 @@ from agentd.daemon.activity import Activity
 from agentd.daemon.calls import Calls
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
+from agentd.daemon.cutting import Cutting
 from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.labelling import Labelling
@@ -135,6 +136,7 @@ class Engine:
         self._control = Control(
             listener, self._settings.control_group, self._kernel, self._reporter
         )
+        self._cutting = Cutting(self._kernel, self._labelling, verdicts, self._reporter)
         self._reloads = Reloads(load_arguments, loaded, self._policy, self._labelling.own)
         self._operations = Operations(
             self._control,
@@ -203,6 +205,7 @@ class Engine:
             self._dispatch.drain(_SLICE)
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors
+                self._cutting.start()
             now = time.monotonic_ns()
             if now >= next_flush:
                 next_flush = now + flush_ns
@@ -220,6 +223,7 @@ class Engine:
         self._reporter.flush()
         self._journal.close()
         self._reloads.close()
+        self._cutting.close()
         self._control.close()
         self._labelling.close()
 
@@ -268,6 +272,7 @@ class Engine:
         if self._decisions is not None:
             self._decisions.drop_stale_answers(self._reporter.clock.now())
         self._dispatch.sweep()
+        self._cutting.turn()
         self._reporter.clock.adjust()
         self._report_losses()
         self._policy.rescan()
