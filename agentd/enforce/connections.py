@@ -1,8 +1,9 @@
 """Connections that are there when the rules change: finds those of given processes, cuts some.
 
-Runs as a process of its own (`main`): it enters network namespaces and imports much. A connection is
-known by the inode of its socket, as /proc/PID/fd has it, and is looked for in this network namespace
-and in the process's own. Both ends see one that was cut as aborted: ECONNABORTED here, a reset there.
+Runs as a process of its own (`main`): it enters network namespaces and imports much. A connection
+is known by the inode of its socket, as /proc/PID/fd has it, and is looked for in this network
+namespace and in the process's own. Both ends see one that was cut as aborted: ECONNABORTED here, a
+reset there.
 """
 
 import contextlib
