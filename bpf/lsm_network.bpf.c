@@ -112,7 +112,8 @@ int BPF_PROG(on_socket_connect, struct socket *sock, struct sockaddr *address, i
 
 	if (!label)
 		return 0;
-	return judge_call(label, BPF_CORE_READ(sock, sk), address, addrlen, HOOK_CONNECT);
+	return hook_result(
+		judge_call(label, BPF_CORE_READ(sock, sk), address, addrlen, HOOK_CONNECT));
 }
 
 SEC("lsm/socket_bind")
@@ -124,8 +125,8 @@ int BPF_PROG(on_socket_bind, struct socket *sock, struct sockaddr *address, int 
 	if (!label)
 		return 0;
 	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_UNIX)
-		return judge_unix_bind(label, address, addrlen);
-	return judge_call(label, sk, address, addrlen, HOOK_BIND);
+		return hook_result(judge_unix_bind(label, address, addrlen));
+	return hook_result(judge_call(label, sk, address, addrlen, HOOK_BIND));
 }
 
 /* A send that names its destination. TCP looks at the name only for the first bytes of a fast open.
@@ -145,7 +146,7 @@ int BPF_PROG(on_socket_sendmsg, struct socket *sock, struct msghdr *msg, int siz
 	    plain_protocol(BPF_CORE_READ(sk, sk_protocol)) == IPPROTO_TCP &&
 	    !(msg->msg_flags & MSG_FASTOPEN))
 		return 0;
-	return judge_call(label, sk, msg->msg_name, msg->msg_namelen, HOOK_SEND);
+	return hook_result(judge_call(label, sk, msg->msg_name, msg->msg_namelen, HOOK_SEND));
 }
 
 SEC("lsm/socket_create")
@@ -164,7 +165,7 @@ int BPF_PROG(on_socket_create, int family, int type, int protocol, int kern)
 		return 0;
 	target.port = type;
 	target.protocol = protocol;
-	return settle_address(&deed, &target);
+	return hook_result(settle_address(&deed, &target));
 }
 
 /* The path that a Unix socket is bound to, if it is one; what the rules on paths say. */
@@ -229,7 +230,7 @@ int BPF_PROG(on_unix_stream_connect, struct sock *sock, struct sock *other, stru
 {
 	struct deed deed = {.label = current_label(), .hook = HOOK_CONNECT};
 
-	return judge_peer(&deed, other, false);
+	return hook_result(judge_peer(&deed, other, false));
 }
 
 /* Called for each message. Whoever is connected has been asked about by then; what is denied
@@ -241,7 +242,7 @@ int BPF_PROG(on_unix_may_send, struct socket *sock, struct socket *other)
 	struct sock *end = BPF_CORE_READ(other, sk);
 	struct unix_sock *from = (struct unix_sock *)BPF_CORE_READ(sock, sk);
 
-	return judge_peer(&deed, end, BPF_CORE_READ(from, peer) == end);
+	return hook_result(judge_peer(&deed, end, BPF_CORE_READ(from, peer) == end));
 }
 
 char LICENSE[] SEC("license") = "GPL";

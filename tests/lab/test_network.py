@@ -152,7 +152,7 @@ RULES = [
         "id": "when-connect",
         "on": "network.connect",
         "match": {"cidr": ["127.66.0.0/24"]},
-        "when": 'event.process.comm == "python3"',
+        "when": 'event.address == "127.66.0.1"',
         "action": "deny",
     },
     {
