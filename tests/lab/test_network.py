@@ -223,7 +223,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     servers = Servers(base)
     servers.start()
     rules = [{**rule, "reason": str(rule["id"])} for rule in RULES]
-    daemon = Daemon(base / "agentd", {"w.yaml": workload("w"), "r.yaml": {"rules": rules}})
+    daemon = Daemon(
+        base / "agentd",
+        {"w.yaml": workload("w"), "r.yaml": {"rules": rules}},
+        settings={"tier": os.environ.get("AGENTD_TEST_TIER", "auto")},
+    )
     daemon.READY_TIMEOUT_S = READY_S
     try:
         with daemon:
