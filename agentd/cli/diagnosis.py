@@ -12,6 +12,7 @@ from agentd.errors import ConfigErrors
 from agentd.kernel import host, tiers
 from agentd.policy import loader
 from agentd.policy.compiler import RuleNote, compile_plan
+from agentd.policy.network_plan import compile_network
 from agentd.policy.path_plan import compile_paths
 
 BEFORE, AFTER, NOT = "before the effect", "after the effect", "not enforced"
@@ -102,22 +103,13 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
                 "the same with `when` or hold", BEFORE, "the call is held, then goes on or fails"
             ),
             RuleKind("process.exec by argv", BEFORE, "held before the first instruction; killed"),
-            *_network_kinds(blocks=blocks),
+            RuleKind("network.*", BEFORE, "refused in the kernel, EPERM; held with `when` or hold"),
             rest,
         ]
     return [
         mcp,
         RuleKind("file.open", BEFORE, "held as open returns; deny kills before the data is used"),
         RuleKind("process.exec", BEFORE, "held before the first instruction; deny kills there"),
-        *_network_kinds(blocks=blocks),
-        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
-        rest,
-        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
-    ]
-
-
-def _network_kinds(*, blocks: bool) -> list[RuleKind]:
-    return [
         RuleKind(
             "network.connect without `when`",
             BEFORE if blocks else AFTER,
@@ -128,6 +120,9 @@ def _network_kinds(*, blocks: bool) -> list[RuleKind]:
         RuleKind(
             "network.connect with `when`, network.bind", AFTER, "the process is killed after it"
         ),
+        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
+        rest,
+        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
 
@@ -189,7 +184,10 @@ def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]
     """Notes on the rules that the daemon would load here, and what is wrong with them."""
     try:
         policy = loader.load(settings.rule_sources())
-        enforced = compile_paths(policy).enforced if tier in _ENFORCE else frozenset()
+        enforced: frozenset[str] = frozenset()
+        if tier in _ENFORCE:
+            enforced = compile_paths(policy, connects=True).enforced
+            enforced |= compile_network(policy, enforced).enforced
         return compile_plan(policy, enforced).notes, []
     except ConfigErrors as errors:
         return [], [str(problem) for problem in errors.errors]
