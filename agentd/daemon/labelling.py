@@ -69,6 +69,8 @@ class Labelling:
         self._supervisor = supervisor
         self._watching = False
         self._guarded: set[str] = set()
+        self.guards_needed = True
+        """Whether network rules need programs on control groups: no other hook decides them."""
         self._cgroups, self.cgroup_finding = CgroupTree.find()
         self.own: set[int] = {os.getpid(), os.getppid()}
         self.selectors = Selectors(())
@@ -293,6 +295,8 @@ class Labelling:
         session.cgroup = directory
 
     def _guard(self, directory: str) -> None:
+        if not self.guards_needed:
+            return
         answer = self.ask_supervisor({"op": "guard", "cgroup": directory})
         if answer.get("error") is None:
             self._guarded.add(directory)

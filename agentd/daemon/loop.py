@@ -16,6 +16,7 @@ from agentd.daemon.activity import Activity
 from agentd.daemon.calls import Calls
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
+from agentd.daemon.cutting import Cutting
 from agentd.daemon.dispatch import RECORDS_TICK_S, Dispatch
 from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.labelling import Labelling
@@ -95,12 +96,14 @@ class Engine:
         families = message["families"]
         self._reporter.tier = message["tier"]
         self._decisions = Decisions(maps) if families["files"] != OBSERVE else None
+        self._labelling.guards_needed = self._decisions is None or families["network"] == OBSERVE
         self._policy = PolicyInForce(
             self._kernel,
             self._registry,
             self._reporter,
             self._settings.hold_wait_us,
             self._decisions,
+            sockets=families["network"] != OBSERVE,
         )
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)
@@ -134,6 +137,7 @@ class Engine:
         self._control = Control(
             listener, self._settings.control_group, self._kernel, self._reporter
         )
+        self._cutting = Cutting(self._kernel, self._labelling, verdicts, self._reporter)
         self._reloads = Reloads(load_arguments, loaded, self._policy, self._labelling.own)
         self._operations = Operations(
             self._control,
@@ -206,6 +210,7 @@ class Engine:
             self._dispatch.drain(_SLICE)
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors
+                self._cutting.start()
             now = time.monotonic_ns()
             if now - flushed >= (soon_ns if self._journal.decided else flush_ns):
                 flushed = now
@@ -223,6 +228,7 @@ class Engine:
         self._reporter.flush()
         self._journal.close()
         self._reloads.close()
+        self._cutting.close()
         self._control.close()
         self._labelling.close()
 
@@ -271,6 +277,7 @@ class Engine:
         if self._decisions is not None:
             self._decisions.drop_stale_answers(self._reporter.clock.now())
         self._dispatch.sweep()
+        self._cutting.turn()
         self._reporter.clock.adjust()
         self._report_losses()
         self._policy.rescan()

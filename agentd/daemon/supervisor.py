@@ -246,6 +246,8 @@ class Supervisor:
         if not self._sensor.maps:
             self._sensor.load(pins.open_maps() if self._adopted else {})
         self._sensor.enforce(self._config["tier"])
+        for what, why in self._sensor.enforcer.refusals.items():
+            _log(f"{what}: {why}")
         self._heartbeat = Heartbeat(self._sensor.maps["enforcing"])
         self._heartbeat.beat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._sensor.attach(pins)

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 EventClass = Literal[
     "process.exec", "process.exit", "process.fork",
     "file.open", "file.delete", "file.rename",
-    "network.connect", "network.bind", "network.accept",
+    "network.connect", "network.bind", "network.accept", "network.socket",
+    "network.cut",
     "mcp.request", "mcp.response", "mcp.notification", "mcp.noise",
     "session.start", "session.end", "hold.open", "hold.decided",
     "policy.loaded", "policy.rejected", "daemon.start", "daemon.stop", "loss", "tamper",

@@ -40,6 +40,9 @@ HOOK_INTERPRETER: Final = 10
 HOOK_CONNECT: Final = 11
 HOOK_SEND: Final = 12
 HOOK_BIND: Final = 13
+HOOK_SOCKET: Final = 14
+
+SOCKET_RULE_BASE: Final = 0x10000
 
 
 class Positions(ctypes.Structure):

@@ -14,7 +14,12 @@ from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
 from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, OBSERVE
 from agentd.kernel.tiers import probe_enforcement
 
-FAMILIES: Final = {"files": "lsm_files", "names": "lsm_names", "exec": "lsm_exec"}
+FAMILIES: Final = {
+    "files": "lsm_files",
+    "names": "lsm_names",
+    "exec": "lsm_exec",
+    "network": "lsm_network",
+}
 AUTO: Final = "auto"
 _WAYS: Final = {
     AUTO: (ENFORCE_LSM, ENFORCE_FMODRET),

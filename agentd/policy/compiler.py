@@ -4,10 +4,8 @@ The name filter lets through a superset of the opens that rules want (user space
 through); the network rules are final, so only those that mean exactly the same there are compiled.
 """
 
-import ipaddress
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from agentd.policy.globs import (
     KeyKind,
@@ -17,16 +15,12 @@ from agentd.policy.globs import (
     path_glob,
     split_negated,
 )
+from agentd.policy.network_plan import BINDING, NetRule, connects_by_address
 from agentd.policy.rules import Policy, Rule
 
 WATCH = 1
 HOLD = 2
 WRITE_ONLY = 4
-
-PROTOCOLS = {"tcp": 6, "udp": 17}  # IANA protocol numbers; 0 is any
-BINDING = frozenset({"deny", "hold", "kill"})
-Place = tuple[Literal[0, 4, 6], bytes, int]  # family, address, prefix length
-MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +33,6 @@ class NameKey:
     kind: KeyKind
     text: bytes
     flags: int
-
-
-@dataclass(frozen=True, slots=True)
-class NetRule:
-    """One static rule on connects. An exception comes before the rules of the same `rule_id`.
-
-    `address` has 16 bytes; IPv4 is in its mapped form with 96 added to `prefixlen`, so that the
-    same rule covers an IPv4 address used through an IPv6 socket. family 0 is any address.
-    """
-
-    rule_id: str
-    workloads: tuple[str, ...]
-    family: Literal[0, 4, 6]
-    address: bytes
-    prefixlen: int
-    port_lo: int
-    port_hi: int
-    protocol: int
-    is_except: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +100,7 @@ def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
                 _holding(plan, "exec", rule)
             case "network.connect" if binding:
                 _add_network(plan, rule)
-            case "network.bind" | "file.delete" | "file.rename" if binding:
+            case "network.bind" | "network.socket" | "file.delete" | "file.rename" if binding:
                 _note(plan, rule, f"{rule.on} is seen here only after it happened")
             case _:
                 pass
@@ -188,39 +163,4 @@ def _add_network(plan: KernelPlan, rule: Rule) -> None:
         what = "a connect" if rule.action == "hold" else "a condition ('when') of a connect"
         _note(plan, rule, f"{what} cannot be judged before it happens here")
         return
-    networks = [ipaddress.ip_network(text) for text in rule.match.cidr or ()]
-    excepted = [ipaddress.ip_network(text) for text in rule.match.except_ or ()]
-    if any(_covers_mapped(network) for network in [*networks, *excepted]):
-        _note(plan, rule, "an IPv6 network that contains ::ffff:0:0/96 would include IPv4 here")
-        return
-    any_address: list[Place] = [(0, bytes(16), 0)]
-    for family, address, prefixlen in map(_as_bytes, excepted):
-        plan.net.append(_net(rule, (family, address, prefixlen), (0, 65535), 0, is_except=True))
-    for place in [_as_bytes(network) for network in networks] or any_address:
-        for ports in rule.match.port or ((0, 65535),):
-            for protocol in [PROTOCOLS[name] for name in protocols if name in PROTOCOLS] or [0]:
-                plan.net.append(_net(rule, place, ports, protocol, is_except=False))
-
-
-def _net(
-    rule: Rule,
-    place: Place,
-    ports: tuple[int, int],
-    protocol: int,
-    *,
-    is_except: bool,
-) -> NetRule:
-    return NetRule(rule.id, rule.workloads, *place, *ports, protocol, is_except)
-
-
-def _covers_mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    return isinstance(network, ipaddress.IPv6Network) and network.overlaps(MAPPED)
-
-
-def _as_bytes(
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
-) -> Place:
-    packed = network.network_address.packed
-    if isinstance(network, ipaddress.IPv4Network):
-        return 4, MAPPED.network_address.packed[:12] + packed, network.prefixlen + 96
-    return 6, packed, network.prefixlen
+    plan.net += connects_by_address(rule)

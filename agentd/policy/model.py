@@ -26,6 +26,7 @@ from agentd.policy.rules import (
     Protocol,
     Rule,
     Severity,
+    SocketFamily,
 )
 
 RULE_ID = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -38,7 +39,9 @@ MATCH_FIELDS: dict[str, frozenset[str]] = {
     "file": frozenset({"path", "except_", "access"}),
     "process": frozenset({"exe", "argv"}),
     "network": frozenset({"cidr", "except_", "port", "protocol", "path"}),
+    "network.socket": frozenset({"family"}),
 }
+"""By the whole of `on` or by its first part."""
 
 
 class MendError(ValueError):
@@ -175,6 +178,9 @@ class MatchModel(_Strict):
     protocol: (
         Annotated[tuple[Protocol, ...], BeforeValidator(_listed), Field(min_length=1)] | None
     ) = None
+    family: (
+        Annotated[tuple[SocketFamily, ...], BeforeValidator(_listed), Field(min_length=1)] | None
+    ) = None
 
 
 class ApproveModel(_Strict):
@@ -229,7 +235,7 @@ Problem = tuple[tuple[str | int, ...], str, str]
 
 def problems(rule: RuleModel) -> Iterator[Problem]:
     """What is wrong between the fields of a rule: place inside the rule, message, mend."""
-    allowed = MATCH_FIELDS[rule.family]
+    allowed = MATCH_FIELDS.get(rule.on) or MATCH_FIELDS[rule.family]
     for name in sorted(rule.match.model_fields_set - allowed):
         shown = ", ".join(sorted(field.rstrip("_") for field in allowed))
         yield (
@@ -243,6 +249,8 @@ def problems(rule: RuleModel) -> Iterator[Problem]:
         yield ("approve",), "'approve' needs 'action: hold'", "remove it or change the action"
     if rule.family == "file":
         yield from _file_problems(rule)
+    elif rule.on == "network.socket" and rule.match.family is None:
+        yield ("match",), f"{rule.on} needs 'family'", "name kinds of sockets: [raw, packet, vsock]"
     elif rule.family == "network":
         yield from _checked("except", rule.match.except_, _network)
 

@@ -5,17 +5,18 @@ a person decides, and one whose globs the kernel cannot express exactly makes it
 before the effect as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from agentd.policy.automaton import Automaton, SlotGlobs, compile_globs
 from agentd.policy.globs import NameGlobs, split_negated
+from agentd.policy.network_plan import socket_path_globs
 from agentd.policy.rules import ACTION_RANK, SEVERITY_RANK, Policy, Rule
 
-Act = Literal["read", "write", "delete", "rename", "exec"]
+Act = Literal["read", "write", "delete", "rename", "exec", "connect"]
 Treatment = Literal["ask", "deny", "kill"]
-ACT_ORDER: tuple[Act, ...] = ("read", "write", "delete", "rename", "exec")
+ACT_ORDER: tuple[Act, ...] = ("read", "write", "delete", "rename", "exec", "connect")
 BINDING = frozenset({"deny", "hold", "kill"})
 MAX_RULES = 256
 _ANYTHING = ("**",)
@@ -67,9 +68,16 @@ class PathPlan:
         return {slot: here[meaning] for slot, meaning in enumerate(before) if meaning in here}
 
 
-def compile_paths(policy: Policy) -> PathPlan:
-    """The plan for all workloads; which rules bind which is in `PathPlan.slots`."""
-    fitting = [rule for rule in policy.rules if rule.action in BINDING and acts_of(rule)]
+def compile_paths(policy: Policy, *, connects: bool = False) -> PathPlan:
+    """The plan for all workloads; which rules bind which is in `PathPlan.slots`.
+
+    `connects`: the kernel judges listeners of Unix sockets by their paths, too.
+    """
+    fitting = [
+        rule
+        for rule in policy.rules
+        if rule.action in BINDING and acts_of(rule) and (connects or rule.on != "network.connect")
+    ]
     fitting.sort(key=_weight)
     left_out = {
         rule.id: f"the kernel side has room for {MAX_RULES} rules on paths"
@@ -105,6 +113,8 @@ def acts_of(rule: Rule) -> tuple[Act, ...]:
             return ("rename",)
         case "process.exec" if rule.match.argv is None:
             return ("exec",)
+        case "network.connect" if socket_path_globs(rule) is not None:
+            return ("connect",)
         case _:
             return ()
 
@@ -123,7 +133,9 @@ def _treatment(rule: Rule, *, exact: bool) -> Treatment:
 
 def _globs(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Positive globs, and those of exceptions."""
-    given = (rule.match.exe if rule.on == "process.exec" else rule.match.path) or ()
+    given: Iterable[str] = (rule.match.exe if rule.on == "process.exec" else rule.match.path) or ()
+    if rule.on == "network.connect":
+        given = socket_path_globs(rule) or ()
     positive, negative = split_negated(given)
     excepted = rule.match.except_ or () if rule.on != "process.exec" else ()
     return tuple(positive) or _ANYTHING, (*negative, *excepted)

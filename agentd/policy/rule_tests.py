@@ -14,6 +14,7 @@ from agentd.policy.evaluator import Decision, Evaluator
 from agentd.policy.rules import Example, Policy, Rule
 
 MAIN_FIELD = {"mcp": "tool", "file": "path", "process": "exe", "network": "address"}
+MAIN_FIELD_OF = {"network.socket": "family"}
 CONTEXT_FIELDS = ("session", "task", "workload")
 
 
@@ -86,9 +87,8 @@ def _results(policy: Policy, evaluator: Evaluator, rule: Rule) -> Iterator[Resul
 
 def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None:
     """The decision on one example of a rule."""
-    subject: dict[str, Any] = (
-        {MAIN_FIELD[rule.family]: example} if isinstance(example, str) else dict(example)
-    )
+    field_name = MAIN_FIELD_OF.get(rule.on) or MAIN_FIELD[rule.family]
+    subject: dict[str, Any] = {field_name: example} if isinstance(example, str) else dict(example)
     context: dict[str, Any] = {name: subject.pop(name, None) for name in CONTEXT_FIELDS}
     if rule.on == "mcp.tool_call":
         subject.setdefault("method", "tools/call")
@@ -97,7 +97,7 @@ def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None
     elif rule.on == "process.exec":
         argv = subject.get("argv") or [""]
         subject.setdefault("exe", argv[0])
-    elif rule.family == "network":
+    elif rule.family == "network" and rule.on != "network.socket":
         subject.setdefault("family", "unix" if "path" in subject else "ipv4")
         subject.setdefault("protocol", "tcp")
         subject.setdefault("port", 443)

@@ -17,13 +17,18 @@ On = Literal[
     "process.exec",
     "network.connect",
     "network.bind",
+    "network.socket",
 ]
 Action = Literal["allow", "audit", "deny", "hold", "kill"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 KillScope = Literal["process", "session"]
 OnTimeout = Literal["allow", "deny", "kill"]
 Access = Literal["read", "write"]
-Protocol = Literal["tcp", "udp", "unix"]
+Protocol = Literal["tcp", "udp", "sctp", "unix"]
+SocketFamily = Literal[
+    "raw", "key", "netlink", "packet", "rds", "pppox", "can", "tipc", "bluetooth", "rxrpc", "alg",
+    "nfc", "vsock", "kcm", "qipcrtr", "smc", "xdp", "mctp",
+]  # fmt: skip
 
 ACTION_RANK: dict[Action, int] = {"allow": 0, "audit": 1, "hold": 2, "deny": 3, "kill": 4}
 SEVERITY_RANK: dict[Severity, int] = {"info": 0, "low": 1, "medium": 2, "high": 3, "critical": 4}
@@ -58,6 +63,8 @@ class Match:
     port: tuple[tuple[int, int], ...] | None = None
     """Ranges: first and last port."""
     protocol: tuple[Protocol, ...] | None = None
+    family: tuple[SocketFamily, ...] | None = None
+    """Kinds of sockets, for network.socket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ struct deed {
 	__u32 version;
 	__u32 action; /* the verdict: 0 or ACTION_ */
 	__u32 rule;
+	__u32 name_len;
+	const void *name; /* in kernel memory, where what is judged has a name that is no path */
 };
 
 static __always_inline bool none_in(const struct slots *slots)
@@ -221,6 +223,8 @@ static __always_inline void tell_refusal(struct work *work, const struct deed *d
 	struct dentry *from = deed->from;
 	__u32 at = sizeof(*record);
 
+	if (!from) /* an address: told by who judges those */
+		return;
 	fill_head(&record->head, REC_REFUSAL, deed->label);
 	record->ino = BPF_CORE_READ(from, d_inode, i_ino);
 	record->dev = BPF_CORE_READ(from, d_inode, i_sb, s_dev);

@@ -114,7 +114,14 @@ enum hook {
 	HOOK_CONNECT,
 	HOOK_SEND,
 	HOOK_BIND,
+	HOOK_SOCKET,
 };
+
+/* The numbers of rules on sockets that are no path rules begin here. */
+#define SOCKET_RULE_BASE 0x10000
+
+/* The subject of a call on a socket: the address, in network byte order, in `a` and `b`; `c` is
+ * family << 48 | type << 32 | protocol << 16 | port. That of a Unix socket's peer is the peer. */
 
 /* A refusal. Followed by the components of the path, and of the other one (link, rename). */
 struct refusal_record {

@@ -47,7 +47,7 @@ static __always_inline bool take_answer(const struct label *label, const struct 
 	bool ours = same_subject(&answer->subject, subject) &&
 		    answer->start_ns == label->start_ns &&
 		    bpf_ktime_get_boot_ns() < answer->until_ns;
-	*result = answer->result;
+	*result = answer->result ? -EPERM : 0; /* Linux 6.12 wants to see that it is an errno */
 	if (!ours || (key.hook != HOOK_EXEC && key.hook != HOOK_INTERPRETER))
 		bpf_map_delete_elem(&answers, &key);
 	return ours;
@@ -156,6 +156,12 @@ static __noinline int ask(struct work *work, struct deed *deed, bool may_wait)
 	hold->dev = deed->rule;
 	work->pending.subject = *subject;
 	work->pending.id = hold->id;
+	if (deed->name) {
+		__u32 len = deed->name_len & 0x7f;
+		bpf_probe_read_kernel(&work->scratch.bytes[sizeof(*hold)], len, deed->name);
+		hold->length = len;
+		size += len;
+	}
 	if (deed->from) {
 		hold->length = write_names(&work->scratch, size, deed->from, deed->mnt);
 		size += hold->length;

@@ -126,6 +126,15 @@ struct {
 	__type(value, __u32);
 } cold_files SEC(".maps");
 
+/* Threads whose last socket call was refused by rule: it has been told, and is not told again when
+ * it returns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} refused SEC(".maps");
+
 #define SCRATCH_LEN 20480
 
 /* `at`, `end` and `whole` are the state of the loop that writes a path, `found` of the one that

@@ -95,8 +95,9 @@ static __always_inline int cross_whole(struct walk *walk)
 static __always_inline bool on_bind_mount(const struct walk *walk)
 {
 	struct dentry *dentry = walk->dentry;
+	struct mount *mount = walk->mount;
 
-	return dentry == BPF_CORE_READ(walk->mount, mnt.mnt_root) &&
+	return dentry == BPF_CORE_READ(mount, mnt.mnt_root) &&
 	       dentry != BPF_CORE_READ(dentry, d_parent);
 }
 
