@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 
 from agentd.daemon.activity import Activity, refreshed
 from agentd.daemon.calls import Calls
@@ -33,6 +34,7 @@ from agentd.kernel.wire import (
 )
 from agentd.workloads.identity import ProcessKey
 
+Beat = Callable[[], None]
 RECORDS_TICK_S = 0.02
 """How often the events ring is looked at while records come: the kernel does not wake for each."""
 RECORDS_TICKS = 3
@@ -61,6 +63,8 @@ class Dispatch:
         self._approvals = approvals
         self._messages = messages
         messages.catch_up = self._catch_up
+        self.beat: Beat = lambda: None
+        """Says that holds are judged; called after each."""
         self._activity = activity
         self._calls = calls
         self._events = RingReader(kernel.events.fd, kernel.events.max_entries)
@@ -87,6 +91,7 @@ class Dispatch:
             for record in records:
                 hold = HoldValue(*HOLD.unpack_from(record))
                 self._hold(hold, record[HOLD.size :])
+                self.beat()
                 if hold.cpu < MAX_CPUS:
                     self._placement.keep_off(hold.cpu)
             done += len(records)

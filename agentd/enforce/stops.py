@@ -36,7 +36,7 @@ class Stops:
     def go_on(self, hold: HoldValue) -> None:
         """Lets the task go on, unless another thread of its process is stopped for a verdict."""
         last = self._forget(hold)
-        if self._goes_on_by_itself(hold):
+        if self._goes_on_by_itself(self._kernel.now(hold)):
             return
         if last:
             with contextlib.suppress(ProcessLookupError):

@@ -118,6 +118,11 @@ class KernelMaps:
         """Every hold that is not resolved."""
         return [HoldValue(*HOLD.unpack(value)) for _, value in self.holds.items()]
 
+    def now(self, hold: HoldValue) -> HoldValue:
+        """The hold as it is by now: a thread that was woken waits in another slot."""
+        raw = self.holds.get(U64.pack(hold.id))
+        return HoldValue(*HOLD.unpack(raw)) if raw else hold
+
     def mark_decided(self, hold: HoldValue) -> bool:
         """Says that the verdict is carried out but for the SIGCONT. False: already resolved."""
         raw = HOLD.pack(*hold)

@@ -110,7 +110,7 @@ static __always_inline int stop_for(struct work *work, const struct subject *sub
 		__sync_lock_test_and_set(&wait->waiting, 0);
 		return take_answer(deed->label, subject, &result) ? result : -EPERM;
 	}
-	if (bpf_send_signal(SIGSTOP)) {
+	if (bpf_send_signal_thread(SIGSTOP)) {
 		bpf_map_delete_elem(&holds, &id);
 		bpf_map_delete_elem(&pendings, &thread);
 		__sync_lock_test_and_set(&wait->waiting, 0);
@@ -120,6 +120,25 @@ static __always_inline int stop_for(struct work *work, const struct subject *sub
 	bpf_map_update_elem(&holds, &id, hold, BPF_EXIST);
 	__sync_lock_test_and_set(&wait->waiting, 0);
 	return -ERESTARTNOINTR;
+}
+
+/* Somebody has woken the thread before its verdict: another one of its process, for whom a verdict
+ * came, or a stranger. It stops again for the same hold. Each side writes before it reads: here the
+ * slot and then the answer, there the answer and then the slot. */
+static __always_inline int stop_again(struct work *work, struct hold *open, struct wait *wait,
+				      struct deed *deed, __u32 flags)
+{
+	int result = 0;
+
+	__builtin_memcpy(&work->hold, open, sizeof(*open));
+	work->hold.cpu = MAX_CPUS + work->index;
+	__sync_lock_test_and_set(&wait->waiting, work->hold.id);
+	__sync_lock_test_and_set(&open->cpu, work->hold.cpu);
+	if (take_answer(deed->label, &work->subject, &result)) {
+		__sync_lock_test_and_set(&wait->waiting, 0);
+		return result;
+	}
+	return stop_for(work, &work->subject, wait, deed, flags);
 }
 
 /* Asks user space for the verdict on a call, whose subject is `work->subject`; the hook's result.
@@ -135,15 +154,16 @@ static __noinline int ask(struct work *work, struct deed *deed, bool may_wait)
 
 	if (take_answer(deed->label, subject, &result))
 		return result;
-	struct pending *before = bpf_map_lookup_elem(&pendings, &thread);
-	if (before && same_subject(&before->subject, subject) &&
-	    bpf_map_lookup_elem(&holds, &before->id))
-		/* Somebody else has woken it. This stop is an ordinary one: no CPU waits. */
-		return bpf_send_signal(SIGSTOP) ? -EPERM : -ERESTARTNOINTR;
 	__u32 index = MAX_CPUS + work->index;
 	struct wait *wait = bpf_map_lookup_elem(&waits, &index);
 	if (!wait || !judged_here() || !restartable() || traced_by_agent())
 		return unjudged(work, deed, flags);
+	struct pending *before = bpf_map_lookup_elem(&pendings, &thread);
+	if (before && same_subject(&before->subject, subject)) {
+		struct hold *open = bpf_map_lookup_elem(&holds, &before->id);
+		if (open)
+			return stop_again(work, open, wait, deed, flags);
+	}
 
 	fill_hold(hold, deed->label, HOLD_CALL);
 	hold->cpu = index;

@@ -13,6 +13,10 @@
 #include "common.h"
 
 #define SIGKILL 9
+/* Always to the thread. It stops its whole process all the same; but one to the process does
+ * nothing while another thread's is pending, and this thread would be in user mode before that one
+ * stops it.
+ */
 #define SIGSTOP 19
 
 struct {
@@ -142,7 +146,7 @@ static __always_inline void await_verdict(struct hold *hold, __u32 flags)
 	__sync_lock_test_and_set(&wait->stopping, id);
 	if (*(volatile __u64 *)&wait->decided == id) {
 		bpf_map_delete_elem(&holds, &id);
-	} else if (bpf_send_signal(SIGSTOP)) {
+	} else if (bpf_send_signal_thread(SIGSTOP)) {
 		bpf_map_delete_elem(&holds, &id);
 		hold_failed(hold, flags);
 	} else {

@@ -111,12 +111,14 @@ CASES = (
     ),
     Case(
         "overlay above the directory",
-        _OWN_MOUNTS
-        + "os.makedirs('{work}/up'); os.makedirs('{work}/wd'); os.makedirs('{work}/o')\n"
-        "r = libc.mount(b'overlay', b'{work}/o', b'overlay', 0,"
-        " b'lowerdir={vault},upperdir={work}/up,workdir={work}/wd')\n"
+        _OWN_MOUNTS + "os.mkdir('{work}/t')\n"
+        "r = libc.mount(b'none', b'{work}/t', b'tmpfs', 0, None)\n"
         + _CHECK
-        + "result = open('{work}/o/key').read()",
+        + "for d in ('up', 'wd', 'o'): os.mkdir('{work}/t/' + d)\n"
+        "r = libc.mount(b'overlay', b'{work}/t/o', b'overlay', 0,"
+        " b'lowerdir={vault},upperdir={work}/t/up,workdir={work}/t/wd')\n"
+        + _CHECK
+        + "result = open('{work}/t/o/key').read()",
         observe="gap",
     ),
     Case(
