@@ -128,9 +128,20 @@ class Daemon:
         rules = [word for path in self._rules for word in ("--rules", str(path))]
         return [str(AGENTD), "--config", str(self.configuration), "daemon", *rules]
 
-    def stop(self) -> None:
-        """SIGTERM; AssertionError when it or one of its processes outlives that."""
+    def forget(self) -> None:
+        """It has been killed: `start` starts another one."""
+        assert self._process is not None
+        self._process.wait()
+        self._process = None
+
+    def stop(self, *, unload: bool = True) -> None:
+        """SIGTERM; AssertionError when it or one of its processes outlives that.
+
+        `unload`: what it leaves in the kernel goes, too.
+        """
         if self._process is None:
+            if unload:
+                Pins(self.runtime_dir).remove()
             return
         process, self._process = self._process, None
         below = self._below(process.pid)
@@ -140,7 +151,8 @@ class Daemon:
             _, alive = psutil.wait_procs(below, 5.0)
             for child in alive:
                 child.kill()
-        Pins(self.runtime_dir).remove()  # denials stay in force when a daemon is stopped
+        if unload:
+            Pins(self.runtime_dir).remove()
         assert not alive, f"outlived the supervisor: {alive}"
         assert status == 0, f"daemon ended with {status}: {self.tail()}"
 

@@ -95,7 +95,7 @@ def _is_daemon(words: list[str]) -> bool:
     return started or "agentd.cli.supervise" in words
 
 
-def leftovers(before: HostState, settle_s: float = 5.0) -> list[str]:
+def leftovers(before: HostState, settle_s: float = 30.0) -> list[str]:
     """List what this run leaves behind, after waiting up to `settle_s` seconds for things to end.
 
     Our own processes that still live are killed after they have been listed.

@@ -1,0 +1,133 @@
+"""Denials depend neither on telemetry nor on the daemon's life."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agentd.kernel.pins import Pins
+from tests.host.support.daemon import workload
+from tests.host.support.puppet import Puppet
+from tests.lab.support.slow_daemon import SlowDaemon
+
+pytestmark = pytest.mark.lab
+
+ROUNDS = int(os.environ.get("AGENTD_RESTARTS", "2"))
+"""How often the daemon is killed or stopped and started again; each takes half a minute here."""
+# Tries both files over and over; prints how often, and how often it got one.
+LOOP = """
+import os, sys
+tries = got = 0
+while not os.path.exists(sys.argv[1]):
+    for path in sys.argv[2:]:
+        tries += 1
+        try:
+            open(path).close()
+            got += 1
+        except PermissionError:
+            pass
+print(tries, got)
+"""
+
+
+@dataclass
+class Place:
+    base: Path
+    daemon: SlowDaemon
+    puppet: Puppet
+
+    def rename(self, name: str, to: str) -> None:
+        source, target = str(self.base / name), str(self.base / to)
+        assert self.puppet.act(f"import os; os.rename({source!r}, {target!r})").error == 0
+
+    def read(self, name: str) -> tuple[object, int]:
+        outcome = self.puppet.act(f"result = open({str(self.base / name)!r}).read()")
+        return outcome.result, outcome.error
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    for name in ("denied", "moved-later", "asked", "free"):
+        (tmp_path / name).write_text(name)
+    paths = [str(tmp_path / name) for name in ("denied", "moved-later")]
+    asked = {"path": str(tmp_path / "asked")}
+    rules = {
+        "workload.yaml": workload("tested"),
+        "rules.yaml": {
+            "rules": [
+                {"id": "no", "on": "file.open", "match": {"path": paths}, "action": "deny"},
+                {
+                    "id": "ask",
+                    "on": "file.open",
+                    "match": asked,
+                    "when": "event.process.exe == '/nothing'",
+                    "action": "deny",
+                },
+            ]
+        },
+    }
+    with (
+        SlowDaemon(tmp_path / "agentd", rules) as daemon,
+        Puppet(daemon.run("tested", Puppet.ARGV)) as puppet,
+    ):
+        yield Place(tmp_path, daemon, puppet)
+
+
+def kill_all(daemon: SlowDaemon) -> None:
+    """`kill -9` of every process of the daemon."""
+    processes = daemon.processes()
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(processes, 30)
+    daemon.forget()
+
+
+def test_what_stands_when_every_process_is_killed(place: Place) -> None:
+    place.rename("moved-later", "moved")
+    assert place.read("asked") == ("asked", 0)
+    kill_all(place.daemon)
+    for name in ("denied", "moved"):
+        assert place.read(name) == (None, 1)
+    assert place.read("asked") == (None, 1)  # nobody is there to judge: on_failure
+    assert place.read("free") == ("free", 0)
+    place.daemon.start()
+    for name in ("denied", "moved"):
+        assert place.read(name) == (None, 1)
+    assert place.read("asked") == ("asked", 0)
+    assert [len(each["sessions"]) for each in place.daemon.request("ps")["workloads"]] == [1]
+
+
+def test_no_denial_opens_while_daemons_come_and_go(place: Place) -> None:
+    stop = place.base / "stop"
+    place.rename("moved-later", "moved")
+    files = [str(place.base / name) for name in ("denied", "moved")]
+    command = ["/usr/bin/python3", "-c", LOOP, str(stop), *files]
+    with subprocess.Popen(
+        place.daemon.run("tested", command), stdout=subprocess.PIPE, text=True
+    ) as loop:
+        for number in range(ROUNDS):
+            if number % 2:
+                place.daemon.stop(unload=False)
+            else:
+                kill_all(place.daemon)
+            place.daemon.start()
+        stop.touch()
+        output, _ = loop.communicate(timeout=120)
+    tries, got = map(int, output.split())
+    assert tries > 100
+    assert got == 0
+
+
+def test_unload_removes_everything(place: Place) -> None:
+    assert place.read("denied") == (None, 1)
+    place.daemon.stop(unload=False)
+    assert Pins(place.daemon.runtime_dir).exist()
+    assert place.read("denied") == (None, 1)
+    subprocess.run(place.daemon.command("unload"), check=True)
+    assert not Pins(place.daemon.runtime_dir).directory.exists()
+    assert place.read("denied") == ("denied", 0)
