@@ -4,13 +4,23 @@ A set of rules that does not load changes nothing: the last good one stays, and 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from agentd.daemon.ownplaces import own_inodes
 from agentd.daemon.report import Reporter
 from agentd.daemon.watched import WatchedFiles
-from agentd.kernel.decide_wire import ACTION_ASK, ACTION_DENY, ACTION_KILL, ACTS
-from agentd.kernel.decisions import Decisions, Tables
+from agentd.kernel.decide_wire import (
+    ACTION_ASK,
+    ACTION_DENY,
+    ACTION_KILL,
+    ACTION_TELL,
+    ACTS,
+    SELF_RULE,
+)
+from agentd.kernel.decisions import Decisions, Tables, WorkloadRules
 from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import KernelMaps, SocketRuleValue
 from agentd.kernel.wire import (
@@ -32,9 +42,10 @@ from agentd.kernel.wire import (
     TELLS_CHANGES,
     TELLS_SOCKETS,
 )
-from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
+from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, RuleNote, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import NameGlobs, home_directories
+from agentd.policy.own import SELF
 from agentd.policy.path_plan import PathPlan, by_act, compile_paths
 from agentd.policy.rules import Policy
 from agentd.workloads.selectors import Selectors
@@ -43,7 +54,7 @@ from agentd.workloads.workload import Workload
 
 _KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
 _FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
-_ACTIONS = {"ask": ACTION_ASK, "deny": ACTION_DENY, "kill": ACTION_KILL}
+_ACTIONS = {"ask": ACTION_ASK, "deny": ACTION_DENY, "kill": ACTION_KILL, "tell": ACTION_TELL}
 _RESCAN_POLLS = 8
 
 
@@ -64,15 +75,22 @@ def compile_policy(policy: Policy) -> CompiledPolicy:
 class PolicyInForce:
     """Rules and workloads, and what the kernel has been told of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 (what it tells, and what that depends on)
         self,
         kernel: KernelMaps,
         registry: SessionRegistry,
         reporter: Reporter,
         hold_wait_us: int,
         decisions: Decisions | None,
+        own: Sequence[Path] = (),
+        hooks: frozenset[str] = frozenset(),
     ) -> None:
-        """`decisions` is None where the kernel takes none: the observe tier."""
+        """`decisions` is None where the kernel takes none: the observe tier.
+
+        `own`: the places that agentd protects. `hooks`: the LSM hooks that are in force.
+        """
+        self._own = own
+        self._hooks = hooks
         self._kernel = kernel
         self._decisions = decisions
         self._paths = PathPlan()
@@ -102,7 +120,9 @@ class PolicyInForce:
     def use(self, compiled: CompiledPolicy) -> None:
         """Puts a policy in force."""
         policy = compiled.policy
-        paths = compile_paths(policy) if self._decisions is not None else PathPlan()
+        paths = PathPlan()
+        if self._decisions is not None:
+            paths = compile_paths(policy, self._own, self._hooks)
         self.enforced = frozenset(rule.id for rule in paths.rules) - paths.left_out.keys()
         plan = compile_plan(policy, self.enforced)
         self._policy, self._plan = policy, plan
@@ -110,6 +130,7 @@ class PolicyInForce:
         self._moves = self._paths.moves(paths)
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}
+        plan.notes += [RuleNote(rule, text) for rule, text in paths.notes]
         self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))
         self._tell_kernel()
         for note in plan.notes:
@@ -160,12 +181,14 @@ class PolicyInForce:
             number = self._registry.workload_number(name)
             self._kernel.set_workload(number, self._flags(workload), self._net_rules(name))
             if self._decisions is not None:
-                self._decisions.set_workload(number, self._acts(workload), self.version)
+                self._decisions.set_workload(number, self._bound_by(workload), self.version)
             self._prepared.add(name)
         return workload
 
     def path_rule(self, version: int, number: int) -> str:
         """The id of the rule in a slot of a version of the path rules."""
+        if number == SELF_RULE:
+            return SELF
         plan = self._path_plans.get(version)
         return plan.rules[number].id if plan and number < len(plan.rules) else "unknown"
 
@@ -195,10 +218,10 @@ class PolicyInForce:
             flags |= HOLDS_EXECS
         return flags
 
-    def _acts(self, workload: Workload) -> list[int]:
-        if workload.posture != "enforce":
-            return [0] * ACTS
-        return by_act(self._paths.slots(workload.name), ACTS)
+    def _bound_by(self, workload: Workload) -> WorkloadRules:
+        observed = workload.posture != "enforce"
+        slots = self._paths.slots(workload.name, observed=observed)
+        return WorkloadRules(by_act(slots, ACTS), self._paths.own, observed)
 
     def _install_paths(self) -> None:
         """Puts the path rules in force in the kernel, for the workloads that have sessions."""
@@ -218,10 +241,15 @@ class PolicyInForce:
                 automaton.root,
             ),
             automaton.accepts,
-            [(_ACTIONS[rule.treatment], slot) for slot, rule in enumerate(self._paths.rules)],
+            [
+                (_ACTIONS[rule.treatment], slot, rule.id == SELF)
+                for slot, rule in enumerate(self._paths.rules)
+            ],
+            self._paths.signals(),
         )
+        self._decisions.set_own_places(own_inodes(self._own))
         workloads = {
-            self._registry.workload_number(name): self._acts(self._policy.workloads[name])
+            self._registry.workload_number(name): self._bound_by(self._policy.workloads[name])
             for name in self._prepared & self._policy.workloads.keys()
         }
         self._decisions.set_homes(map(InodeReader().read_directory, home_directories()))

@@ -22,6 +22,7 @@ from typing import Any
 from agentd.daemon import channel, spawn
 from agentd.daemon.standin import StandIn
 from agentd.errors import AgentdError
+from agentd.kernel.guarded import GuardedProcesses
 from agentd.kernel.libbpf import KernelError
 from agentd.kernel.sensor import Sensor
 
@@ -103,6 +104,7 @@ class Supervisor:
         self._config: dict[str, Any] = {}
         self._engine_ready = False
         self._ever_ready = False
+        self._guarded: GuardedProcesses | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._publisher_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._released: list[dict[str, Any]] = []
@@ -165,6 +167,7 @@ class Supervisor:
         with theirs:
             argv = spawn.command("agentd.daemon.engine", "--channel", str(theirs.fileno()))
             self._engine.start(argv + self._engine_arguments, (theirs.fileno(),), {})
+        self._guard_processes()
 
     def _hear_engine(self) -> None:
         if self._channel is None:
@@ -221,6 +224,10 @@ class Supervisor:
             ) from None
         self._lock = lock
         self._sensor.enforce(self._config["tier"])
+        guarded = self._sensor.maps.get("guarded")
+        if guarded is not None:
+            self._guarded = GuardedProcesses(guarded)
+            self._guard_processes()
         self._sensor.attach()
         path = runtime / "control.sock"
         path.unlink(missing_ok=True)
@@ -239,6 +246,8 @@ class Supervisor:
             "restart": self._ever_ready,
             "families": self._sensor.enforcer.families,
             "tier": self._sensor.enforcer.tier,
+            "hooks": sorted(self._sensor.enforcer.hooks),
+            "missing": self._sensor.enforcer.missing,
         }
         fds = (self._listener.fileno(), self._publisher_wake, *(m.fd for m in maps))
         channel.send(self._channel, message, fds)
@@ -258,6 +267,7 @@ class Supervisor:
 
     def _engine_gone(self, status: int) -> None:
         self._engine_ready = False
+        self._guard_processes()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -277,6 +287,13 @@ class Supervisor:
         argv += ["--wake-fd", str(self._publisher_wake)]
         self._publisher.start(argv, (config, self._publisher_wake), {})
         os.close(config)
+        self._guard_processes()
+
+    def _guard_processes(self) -> None:
+        """Tells the kernel which processes are agentd's own, where it protects them."""
+        if self._guarded is not None:
+            children = (self._engine.process, self._publisher.process)
+            self._guarded.replace({os.getpid(), *(each.pid for each in children if each)})
 
     def _publisher_gone(self, status: int | None) -> None:
         if status is not None and not self._stopping:

@@ -18,6 +18,7 @@ from agentd.policy.globs import (
     split_negated,
 )
 from agentd.policy.rules import Policy, Rule
+from agentd.policy.side import SIDE_KINDS
 
 WATCH = 1
 HOLD = 2
@@ -123,6 +124,9 @@ def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
                 _add_network(plan, rule)
             case "network.bind" | "file.delete" | "file.rename" if binding:
                 _note(plan, rule, f"{rule.on} is seen here only after it happened")
+            case on if on in SIDE_KINDS:
+                text = f"{on} needs an enforce tier; here it is neither decided nor recorded"
+                plan.notes.append(RuleNote(rule.id, text))
             case _:
                 pass
     plan.names = [NameKey(kind, text, flags) for (kind, text), flags in names.items()]

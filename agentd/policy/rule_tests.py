@@ -12,8 +12,17 @@ from typing import Any
 
 from agentd.policy.evaluator import Decision, Evaluator
 from agentd.policy.rules import Example, Policy, Rule
+from agentd.policy.side import signal_name
 
-MAIN_FIELD = {"mcp": "tool", "file": "path", "process": "exe", "network": "address"}
+MAIN_FIELD = {
+    "mcp": "tool",
+    "file": "path",
+    "process": "exe",
+    "network": "address",
+    "process.namespace": "kind",
+    "system.mount": "path",
+    "system.bpf": "command",
+}
 CONTEXT_FIELDS = ("session", "task", "workload")
 
 
@@ -87,7 +96,9 @@ def _results(policy: Policy, evaluator: Evaluator, rule: Rule) -> Iterator[Resul
 def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None:
     """The decision on one example of a rule."""
     subject: dict[str, Any] = (
-        {MAIN_FIELD[rule.family]: example} if isinstance(example, str) else dict(example)
+        {MAIN_FIELD.get(rule.on) or MAIN_FIELD[rule.family]: example}
+        if isinstance(example, str)
+        else dict(example)
     )
     context: dict[str, Any] = {name: subject.pop(name, None) for name in CONTEXT_FIELDS}
     if rule.on == "mcp.tool_call":
@@ -97,6 +108,12 @@ def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None
     elif rule.on == "process.exec":
         argv = subject.get("argv") or [""]
         subject.setdefault("exe", argv[0])
+    elif rule.on == "process.trace":
+        subject.setdefault("access", (rule.match.access or ("read",))[0])
+    elif rule.on == "process.signal":
+        subject.setdefault("signal", signal_name((rule.match.signal or (15,))[0]))
+    elif rule.on == "system.mount":
+        subject.setdefault("kind", (rule.match.kind or ("mount",))[0])
     elif rule.family == "network":
         subject.setdefault("family", "unix" if "path" in subject else "ipv4")
         subject.setdefault("protocol", "tcp")

@@ -17,12 +17,20 @@ On = Literal[
     "process.exec",
     "network.connect",
     "network.bind",
+    "process.trace",
+    "process.signal",
+    "process.namespace",
+    "system.mount",
+    "system.bpf",
 ]
 Action = Literal["allow", "audit", "deny", "hold", "kill"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 KillScope = Literal["process", "session"]
 OnTimeout = Literal["allow", "deny", "kill"]
-Access = Literal["read", "write"]
+Access = Literal["read", "write", "attach"]
+"""attach: of process.trace only."""
+Kind = Literal["user", "create", "join", "mount", "bind", "move", "umount"]
+"""Of process.namespace, of system.mount."""
 Protocol = Literal["tcp", "udp", "unix"]
 
 ACTION_RANK: dict[Action, int] = {"allow": 0, "audit": 1, "hold": 2, "deny": 3, "kill": 4}
@@ -58,6 +66,8 @@ class Match:
     port: tuple[tuple[int, int], ...] | None = None
     """Ranges: first and last port."""
     protocol: tuple[Protocol, ...] | None = None
+    signal: tuple[int, ...] | None = None
+    kind: tuple[Kind, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ class Rule:
 
     @property
     def family(self) -> str:
-        """The first part of `on`: mcp, file, process or network."""
+        """The first part of `on`: mcp, file, process, network or system."""
         return self.on.partition(".")[0]
 
     @property

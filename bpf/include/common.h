@@ -19,6 +19,12 @@ static __always_inline struct label *current_label(void)
 	return label_of(bpf_get_current_pid_tgid() >> 32);
 }
 
+/* The key under which the current thread keeps a place in `labels` for the child it is making. */
+static __always_inline __u32 reservation(void)
+{
+	return (__u32)bpf_get_current_pid_tgid() | LABEL_RESERVED;
+}
+
 static __always_inline __u32 workload_flags(const struct label *label)
 {
 	__u32 index = label->workload;
@@ -101,15 +107,13 @@ static __always_inline void count_total(__u32 session, __u32 kind)
 		__sync_fetch_and_add(total, 1);
 }
 
-/* Counts an event. Returns how often it has been seen, or 0 if its record can be left out: only
- * the first `burst` and then every power of two are worth one. `key->kind` is the kind of record in
- * its low byte; what is above tells events of one kind apart. */
-static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
+/* Returns how often an event has been seen, or 0 if its record can be left out: only the first
+ * `burst` and then every power of two are worth one. */
+static __always_inline __u32 worth_a_record(const struct seen_key *key, __u32 burst)
 {
 	__u32 *count = bpf_map_lookup_elem(&seen, key);
 	__u32 now = 1;
 
-	count_total(key->session, key->kind & 0xff);
 	if (!count) {
 		if (!bpf_map_update_elem(&seen, key, &now, BPF_NOEXIST))
 			return 1;
@@ -119,6 +123,14 @@ static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 bur
 	}
 	now = __sync_fetch_and_add(count, 1) + 1;
 	return now <= burst || !(now & (now - 1)) ? now : 0;
+}
+
+/* The same for an event that counts in its session's totals. `key->kind` is the kind of record in
+ * its low byte; what is above tells events of one kind apart. */
+static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
+{
+	count_total(key->session, key->kind & 0xff);
+	return worth_a_record(key, burst);
 }
 
 static __always_inline __u64 leader_start(struct task_struct *task)

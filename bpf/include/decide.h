@@ -3,10 +3,11 @@
 #pragma once
 
 #include "glob.h"
+#include "places.h"
 
-#define EPERM  1
-#define EAGAIN 11
-#define ENOSPC 28
+#define EPERM	1
+#define EAGAIN	11
+#define ENOSPC	28
 #define SIGKILL 9
 
 struct {
@@ -54,11 +55,15 @@ struct deed {
 	struct dentry *from;   /* the name that the call gives first */
 	struct dentry *to;     /* and the other one: link, rename */
 	struct vfsmount *mnt;
+	const struct slots *only; /* NULL, or: no other rules are about it */
 	__u32 hook;
 	__u32 acts; /* bit n: it is an ACT_ n */
 	__u32 version;
 	__u32 action; /* the verdict: 0 or ACTION_ */
 	__u32 rule;
+	__u32 target;	/* tgid of the process that it is done to */
+	__u32 detail;	/* of the call: a signal, flags, a command */
+	__u32 observed; /* 1: the workload is only observed */
 };
 
 static __always_inline struct enforcing *get_enforcing(void)
@@ -74,42 +79,53 @@ static __always_inline bool none_in(const struct slots *slots)
 
 static __always_inline void add_slots(struct slots *into, const struct slots *from)
 {
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
-		into->w[i] |= from->w[i];
-}
-
-/* The rules of the task's workload: those for these acts in `wanted`. False if it has none at all.
- */
-static __always_inline bool rules_for(const struct deed *deed, struct slots *wanted)
-{
-	__u32 index = deed->version * MAX_WORKLOADS + deed->label->workload;
-	struct act_rules *rules = bpf_map_lookup_elem(&act_rules, &index);
-
-	if (!rules || !rules->some)
-		return false;
-	ROLLED for (int act = 0; act < ACTS; act++) {
-		if (deed->acts & 1 << act)
-			add_slots(wanted, &rules->acts[act]);
-	}
-	return true;
-}
-
-static __always_inline struct inode_key key_of(struct inode *inode)
-{
-	struct inode_key key = {
-		.ino = BPF_CORE_READ(inode, i_ino),
-		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
-	};
-	return key;
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) into->w[i] |= from->w[i];
 }
 
 static __always_inline bool intersect(struct slots *into, const struct slots *with)
 {
 	__u64 any = 0;
 
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
-		any |= into->w[i] &= with->w[i];
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) any |= into->w[i] &= with->w[i];
 	return any;
+}
+
+static __always_inline struct act_rules *rules_of(const struct deed *deed)
+{
+	__u32 index = deed->version * MAX_WORKLOADS + deed->label->workload;
+
+	return bpf_map_lookup_elem(&act_rules, &index);
+}
+
+struct adding {
+	const struct act_rules *rules;
+	struct slots *wanted;
+	__u32 acts;
+};
+
+static long add_act(__u32 act, void *data)
+{
+	struct adding *adding = data;
+
+	if (act < ACTS && adding->acts & 1 << act)
+		add_slots(adding->wanted, &adding->rules->acts[act]);
+	return 0;
+}
+
+/* The rules of the task's workload: those for these acts in `wanted`. NULL if it has none at all.
+ */
+static __always_inline struct act_rules *rules_for(struct deed *deed, struct slots *wanted)
+{
+	struct act_rules *rules = rules_of(deed);
+
+	if (!rules || !rules->some)
+		return NULL;
+	struct adding adding = {rules, wanted, deed->acts};
+	deed->observed = rules->observed & 1;
+	bpf_loop(ACTS, add_act, &adding, 0);
+	if (deed->only)
+		intersect(wanted, deed->only);
+	return rules;
 }
 
 /* Without branches, each of which the verifier would follow. */
@@ -166,8 +182,23 @@ static __always_inline void settle_on(struct deed *deed, const struct slots *mat
 	__u32 index = deed->version * MAX_SLOTS + top_slot(matched);
 	struct path_rule *rule = bpf_map_lookup_elem(&path_rules, &index);
 
-	deed->action = rule ? rule->action : ACTION_DENY;
-	deed->rule = rule ? rule->number : 0;
+	deed->action = ACTION_DENY;
+	deed->rule = 0;
+	if (!rule)
+		return;
+	/* Without a branch, as above. */
+	__u32 told = deed->observed & ~rule->always;
+	deed->action = told * ACTION_TELL + (1 - told) * rule->action;
+	deed->rule = rule->number;
+}
+
+/* Adds agentd's own rules to those of a file that is its own; also without a branch. */
+static __noinline int add_own(struct slots *found, const struct slots *self, struct dentry *dentry)
+{
+	__u64 mask = -own_place(dentry);
+
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) found->w[i] |= self->w[i] & mask;
+	return 0;
 }
 
 /* Whether the deed is one of those that no rule of this policy had matched here before. */
@@ -193,12 +224,14 @@ static __noinline int decide(struct work *work, struct deed *deed)
 	struct slots *found = &work->match.found;
 	struct slots *wanted = &work->wanted;
 	struct place *place = &work->place;
+	struct act_rules *rules;
 	bool named, kept = true;
 	__u32 one = 1;
 
 	deed->action = 0;
 	__builtin_memset(wanted, 0, sizeof(*wanted));
-	if (!rules_for(deed, wanted))
+	rules = rules_for(deed, wanted);
+	if (!rules)
 		return 0;
 	bool moves = deed->acts & 1 << ACT_RENAME;
 	if (none_in(wanted) && !moves)
@@ -207,6 +240,7 @@ static __noinline int decide(struct work *work, struct deed *deed)
 		return 0;
 	if (!match_path(work, deed->version, deed->dentry, deed->mnt, 0))
 		return -EAGAIN;
+	add_own(found, &rules->self, deed->dentry);
 	named = !none_in(found);
 	if (deed->inode) {
 		if (named)
@@ -223,7 +257,7 @@ static __noinline int decide(struct work *work, struct deed *deed)
 }
 
 /* Tells of a refusal; the decision does not wait for that or depend on it. */
-static __always_inline void tell_refusal(struct work *work, const struct deed *deed)
+static __always_inline void tell_times(struct work *work, const struct deed *deed, __u32 count)
 {
 	struct scratch *scratch = &work->scratch;
 	struct refusal_record *record = (void *)scratch;
@@ -231,6 +265,7 @@ static __always_inline void tell_refusal(struct work *work, const struct deed *d
 	__u32 at = sizeof(*record);
 
 	fill_head(&record->head, REC_REFUSAL, deed->label);
+	record->head.count = count;
 	record->ino = BPF_CORE_READ(from, d_inode, i_ino);
 	record->dev = BPF_CORE_READ(from, d_inode, i_sb, s_dev);
 	record->hook = deed->hook;
@@ -238,12 +273,19 @@ static __always_inline void tell_refusal(struct work *work, const struct deed *d
 	record->action = deed->action;
 	record->rule = deed->rule;
 	record->version = deed->version;
+	record->target = deed->target;
+	record->detail = deed->detail;
 	record->path_len = write_names(scratch, at, from, deed->mnt);
 	at += record->path_len;
 	record->to_len = deed->to ? write_names(scratch, at, deed->to, deed->mnt) : 0;
 	at += record->to_len;
 	if (at <= SCRATCH_LEN)
 		send_record(scratch, at, deed->label->workload);
+}
+
+static __always_inline void tell_refusal(struct work *work, const struct deed *deed)
+{
+	tell_times(work, deed, 1);
 }
 
 /* Carries out a static refusal: the hook's result. */

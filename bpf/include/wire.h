@@ -12,9 +12,9 @@ enum record_kind {
 	REC_EXIT,
 	REC_CANDIDATE, /* an exec of an unlabelled process, while some workload has selectors */
 	REC_OPEN,
-	REC_CHANGE, /* unlink, rmdir, rename, truncate */
-	REC_SOCKET, /* connect, bind, accept */
-	REC_DATA,   /* bytes that a labelled task read from a pipe or a Unix socket */
+	REC_CHANGE,  /* unlink, rmdir, rename, truncate */
+	REC_SOCKET,  /* connect, bind, accept */
+	REC_DATA,    /* bytes that a labelled task read from a pipe or a Unix socket */
 	REC_REFUSAL, /* the kernel has refused by rule; see decide_wire.h */
 };
 
@@ -135,8 +135,8 @@ enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
  * then those of another name that the inode has; for HOLD_EXEC, by `length` bytes of components
  * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
  * name as given to execve; for HOLD_CALL, by `length` bytes of components of the file and `iovcnt`
- * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`, `address`,
- * `syscall` and `access`. */
+ * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`,
+ * `address`, `syscall` and `access`. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
@@ -170,6 +170,8 @@ struct wait {
 	__u64 stopping; /* kernel: waited long enough for this one */
 	__u64 decided;	/* user space: this one may go on */
 };
+
+#define LABEL_RESERVED 0x80000000 /* beside a tid: a place for a child, no process */
 
 /* Value of the map `labels`, key: tgid. */
 struct label {
