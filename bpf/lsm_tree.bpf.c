@@ -175,10 +175,14 @@ int BPF_PROG(on_move_mount, const struct path *from, const struct path *to)
 			   1 << ACT_MOUNT | 1 << ACT_BIND | 1 << ACT_MOVE, 0);
 }
 
+/* Of the place where it is mounted, not of what is mounted there: that may be a copy. */
 SEC("lsm/sb_umount")
-int BPF_PROG(on_umount, struct vfsmount *mnt, int flags)
+int BPF_PROG(on_umount, struct vfsmount *vfsmount, int flags)
 {
-	return judge_mount(BPF_CORE_READ(mnt, mnt_root), mnt, 1 << ACT_UMOUNT, flags);
+	struct mount *mount = mount_of(vfsmount), *parent = BPF_CORE_READ(mount, mnt_parent);
+	struct vfsmount *mnt = (void *)parent + bpf_core_field_offset(struct mount, mnt);
+
+	return judge_mount(BPF_CORE_READ(mount, mnt_mountpoint), mnt, 1 << ACT_UMOUNT, flags);
 }
 
 SEC("lsm/bpf")

@@ -10,12 +10,19 @@ from agentd.cli.client import ControlError
 from agentd.cli.output import Settings
 from agentd.errors import ConfigErrors
 from agentd.kernel import host, tiers
+from agentd.kernel.libbpf import KernelError, missing_hooks
+from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM
 from agentd.policy import loader
 from agentd.policy.compiler import RuleNote, compile_plan
+from agentd.policy.path_plan import compile_paths
+from agentd.policy.side import HOOKS
 
 BEFORE, AFTER, NOT = "before the effect", "after the effect", "not enforced"
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _EPERM = 1
+
+
+ENFORCING = frozenset({ENFORCE_LSM, ENFORCE_FMODRET})
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,6 +111,13 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
         ),
         RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
         RuleKind("mcp.response, mcp.notification", NOT, "recorded"),
+        RuleKind(
+            "process.trace, process.signal, process.namespace, system.*",
+            BEFORE if found.tier in ENFORCING else NOT,
+            "refused or held at the call's entry"
+            if found.tier in ENFORCING
+            else "needs an enforce tier; not recorded either",
+        ),
         RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
@@ -134,7 +148,7 @@ def examine(settings: Settings) -> Diagnosis:
     needed = host.NEEDED_CAPABILITIES.items()
     missing = {name: purpose for name, purpose in needed if name not in effective}
     kernel = os.uname()
-    notes, problems = _own_rules(settings)
+    notes, problems = _own_rules(settings, found.tier)
     return Diagnosis(
         tier=found.tier,
         kernel_tier=found.kernel_tier,
@@ -162,12 +176,23 @@ def examine(settings: Settings) -> Diagnosis:
     )
 
 
-def _own_rules(settings: Settings) -> tuple[list[RuleNote], list[str]]:
+def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]]:
     """Notes on the rules that the daemon would load here, and what is wrong with them."""
     try:
-        return compile_plan(loader.load(settings.rule_sources())).notes, []
+        policy = loader.load(settings.rule_sources())
     except ConfigErrors as errors:
         return [], [str(problem) for problem in errors.errors]
+    if tier not in ENFORCING:
+        return compile_plan(policy).notes, []
+    hooks = set(HOOKS.values())
+    try:
+        hooks -= set(missing_hooks(hooks))
+    except KernelError as error:
+        return [], [str(error)]
+    plan = compile_paths(policy, hooks=hooks)
+    enforced = {rule.id for rule in plan.rules} - plan.left_out.keys()
+    notes = compile_plan(policy, enforced, plan.left_out).notes
+    return notes + [RuleNote(rule, text) for rule, text in plan.notes], []
 
 
 def _ping(settings: Settings) -> dict[str, object] | None:

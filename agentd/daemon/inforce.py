@@ -124,7 +124,7 @@ class PolicyInForce:
         if self._decisions is not None:
             paths = compile_paths(policy, self._own, self._hooks)
         self.enforced = frozenset(rule.id for rule in paths.rules) - paths.left_out.keys()
-        plan = compile_plan(policy, self.enforced)
+        plan = compile_plan(policy, self.enforced, paths.left_out)
         self._policy, self._plan = policy, plan
         paths, self._paths = self._paths, paths
         self._moves = self._paths.moves(paths)
@@ -221,7 +221,7 @@ class PolicyInForce:
     def _bound_by(self, workload: Workload) -> WorkloadRules:
         observed = workload.posture != "enforce"
         slots = self._paths.slots(workload.name, observed=observed)
-        return WorkloadRules(by_act(slots, ACTS), self._paths.own, observed)
+        return WorkloadRules(by_act(slots, ACTS), self._paths.own, self._paths.unnamed, observed)
 
     def _install_paths(self) -> None:
         """Puts the path rules in force in the kernel, for the workloads that have sessions."""

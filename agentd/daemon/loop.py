@@ -101,7 +101,9 @@ class Engine:
             self._reporter,
             self._settings.hold_wait_us,
             self._decisions,
-            own_places(loaded.config, loaded.directories) if self._decisions else [],
+            own_places(loaded.config, loaded.directories, load_arguments)
+            if self._decisions
+            else [],
             frozenset(message["hooks"]),
         )
         for family, hooks in message["missing"].items():

@@ -1,5 +1,6 @@
 """Where agentd keeps what it depends on: the files that no labelled task may change."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,16 @@ import agentd
 from agentd import paths
 from agentd.kernel.inodes import Inode, InodeReader
 
+_OPTION: Final = "--config="
 PINS: Final = Path("/sys/fs/bpf/agentd")
 
 
-def own_places(config: dict[str, Any], directories: Iterable[Path]) -> list[Path]:
-    """Resolved paths; some may not exist. `directories` are those that rules are read from.
+def own_places(
+    config: dict[str, Any], directories: Iterable[Path], arguments: Iterable[str]
+) -> list[Path]:
+    """Resolved paths; some may not exist.
+
+    `directories` are those that rules are read from, `arguments` those of `preload`.
 
     A virtual environment belongs to it as a whole; of a system's interpreter only agentd itself
     does: package managers must be able to change the rest.
@@ -30,8 +36,9 @@ def own_places(config: dict[str, Any], directories: Iterable[Path]) -> list[Path
         Path(agentd.__file__).parent,
         PINS,
     ]
-    if config.get("file"):
-        found.append(Path(config["file"]))
+    given = [text.removeprefix(_OPTION) for text in arguments if text.startswith(_OPTION)]
+    given.append(os.environ.get("AGENTD_CONFIG", ""))
+    found += [Path(name) for name in given if name]
     if sys.prefix != sys.base_prefix:
         found.append(Path(sys.prefix))
     return sorted({place.resolve() for place in found})

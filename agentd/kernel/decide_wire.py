@@ -98,6 +98,7 @@ class ActRules(ctypes.Structure):
     _fields_ = (
         ("acts", Slots * ACTS),
         ("self", Slots),
+        ("unnamed", Slots),
         ("some", c_uint64),
         ("observed", c_uint64),
     )

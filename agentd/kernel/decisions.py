@@ -71,6 +71,8 @@ class WorkloadRules:
     """By ACT_, as bit sets."""
     own: int = 0
     """Those for whatever lies below agentd's own places."""
+    unnamed: int = 0
+    """Those that apply whatever the path is."""
     observed: bool = False
     """What rules say is told and not carried out."""
 
@@ -137,7 +139,8 @@ class Decisions:
         """The rules of one workload in one version; None if it has none."""
         rules = rules or WorkloadRules()
         some = sum(1 << act for act, slots in enumerate(rules.acts) if slots)
-        value = b"".join(bitset(slots, _SLOTS_SIZE) for slots in (*rules.acts, rules.own))
+        sets = (*rules.acts, rules.own, rules.unnamed)
+        value = b"".join(bitset(slots, _SLOTS_SIZE) for slots in sets)
         value += U64.pack(some) + U64.pack(rules.observed)
         self._maps["act_rules"].put(U32.pack(version * MAX_WORKLOADS + number), value)
 

@@ -5,8 +5,9 @@ through); the network rules are final, so only those that mean exactly the same 
 """
 
 import ipaddress
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from agentd.policy.globs import (
@@ -99,10 +100,15 @@ class KernelPlan:
         return any(globs.match(workload) for globs in self.holding.get(what, ()))
 
 
-def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
+def compile_plan(
+    policy: Policy,
+    enforced: Container[str] = (),
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> KernelPlan:
     """The part of a policy that the kernel filters for the observe tier.
 
     `enforced`: ids of rules that an enforce tier decides by itself; they need nothing here.
+    `left_out`: why it does not decide others, by id.
     """
     plan = KernelPlan()
     names: dict[tuple[KeyKind, bytes], int] = {}
@@ -125,7 +131,8 @@ def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
             case "network.bind" | "file.delete" | "file.rename" if binding:
                 _note(plan, rule, f"{rule.on} is seen here only after it happened")
             case on if on in SIDE_KINDS:
-                text = f"{on} needs an enforce tier; here it is neither decided nor recorded"
+                text = f"{on} needs an enforce tier"
+                text = f"{left_out.get(rule.id, text)}; here it is neither decided nor recorded"
                 plan.notes.append(RuleNote(rule.id, text))
             case _:
                 pass

@@ -77,6 +77,8 @@ class PathPlan:
     """Id -> why a rule stays with user space, after the effect."""
     own: int = 0
     """The slot of agentd's own rule on its files, as a bit set."""
+    unnamed: int = 0
+    """The slots of rules that name no path: they apply whatever it is."""
     notes: list[tuple[str, str]] = field(default_factory=list)
     """Id -> what of a rule cannot be decided here, and how that is decided."""
 
@@ -133,7 +135,7 @@ def compile_paths(
         missing = [HOOKS[act] for act in side_acts(rule) if HOOKS[act] not in hooks]
         if missing:
             names = ", ".join(dict.fromkeys(missing))
-            left_out[rule.id] = f"this kernel has no hook for it ({names}): it is not enforced"
+            left_out[rule.id] = f"this kernel has no hook for it ({names})"
         elif acts_of(rule) and (rule.action in BINDING or rule.on in SIDE_KINDS):
             fitting.append(rule)
     fitting.sort(key=_weight)
@@ -142,7 +144,10 @@ def compile_paths(
         rule.id: f"the kernel side has room for {room} rules on paths" for rule in fitting[:-room]
     }
     fitting = fitting[-room:]
-    globs = [SlotGlobs(slot, *_globs(rule)) for slot, rule in enumerate(fitting)]
+    globs = [
+        SlotGlobs(slot, *_globs(rule)) for slot, rule in enumerate(fitting) if not _unnamed(rule)
+    ]
+    unnamed = sum(1 << slot for slot, rule in enumerate(fitting) if _unnamed(rule))
     at = len(fitting)
     if own:
         globs += [SlotGlobs(at, own_globs(own)), SlotGlobs(at + 1, way_globs(own))]
@@ -161,12 +166,13 @@ def compile_paths(
         for slot, rule in enumerate(fitting)
     ]
     if own:
+        unnamed |= 1 << at + _OWN_ACTS.index(("bpf",))
         rules += [
             SlotRule(SELF, "deny", acts, _EVERY, (SELF, acts, tuple(own))) for acts in _OWN_ACTS
         ]
     left_out |= {rules[slot].id: "; ".join(globs) for slot, globs in automaton.missed.items()}
     notes = [(rule.id, why) for rule in fitting if (why := waits_in_vain(rule))]
-    return PathPlan(rules, automaton, left_out, 1 << at if own else 0, notes)
+    return PathPlan(rules, automaton, left_out, 1 << at if own else 0, unnamed, notes)
 
 
 def acts_of(rule: Rule) -> tuple[Act, ...]:
@@ -205,6 +211,14 @@ def _globs(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
     positive, negative = split_negated(given)
     excepted = rule.match.except_ or () if not of_program else ()
     return tuple(positive) or _ANYTHING, (*negative, *excepted)
+
+
+def _unnamed(rule: Rule) -> bool:
+    """Whether a rule on a side door is about every path, or about what has none.
+
+    Were it a glob, every file that is opened would have to be marked with it.
+    """
+    return rule.on in SIDE_KINDS and _globs(rule) == (_ANYTHING, ())
 
 
 def _weight(rule: Rule) -> tuple[int, bool, int]:

@@ -61,6 +61,7 @@ struct deed {
 	__u32 version;
 	__u32 action; /* the verdict: 0 or ACTION_ */
 	__u32 rule;
+	__u32 slot;	/* where that is; the higher, the more severe */
 	__u32 target;	/* tgid of the process that it is done to */
 	__u32 detail;	/* of the call: a signal, flags, a command */
 	__u32 observed; /* 1: the workload is only observed */
@@ -179,11 +180,13 @@ static __always_inline void use_mark(struct slots *found, const struct inode_key
 
 static __always_inline void settle_on(struct deed *deed, const struct slots *matched)
 {
-	__u32 index = deed->version * MAX_SLOTS + top_slot(matched);
+	__u32 slot = top_slot(matched);
+	__u32 index = deed->version * MAX_SLOTS + slot;
 	struct path_rule *rule = bpf_map_lookup_elem(&path_rules, &index);
 
 	deed->action = ACTION_DENY;
 	deed->rule = 0;
+	deed->slot = slot;
 	if (!rule)
 		return;
 	/* Without a branch, as above. */

@@ -81,8 +81,9 @@ enum act {
 struct act_rules {
 	struct slots acts[ACTS];
 	struct slots self; /* agentd's own, for whatever lies below one of the map `own_places` */
-	__u64 some;	   /* bit n: there are rules for ACT_ n; 0: the workload has none at all */
-	__u64 observed;	   /* 1: what rules say is told and not carried out */
+	struct slots unnamed; /* those that apply whatever the path is */
+	__u64 some;	/* bit n: there are rules for ACT_ n; 0: the workload has none at all */
+	__u64 observed; /* 1: what rules say is told and not carried out */
 };
 
 enum action {

@@ -14,14 +14,32 @@ struct {
 	__type(value, struct signal_rule);
 } signal_rules SEC(".maps");
 
-/* The verdict on what has no path. */
-static __noinline int decide_pathless(struct work *work, struct deed *deed)
+/* The verdict of the rules that name no path. */
+static __noinline int decide_unnamed(struct work *work, struct deed *deed)
 {
-	deed->action = 0;
+	struct act_rules *rules;
+
+	deed->action = deed->slot = 0;
 	__builtin_memset(&work->wanted, 0, sizeof(work->wanted));
-	if (rules_for(deed, &work->wanted) && !none_in(&work->wanted))
+	rules = rules_for(deed, &work->wanted);
+	if (rules && intersect(&work->wanted, &rules->unnamed))
 		settle_on(deed, &work->wanted);
 	return 0;
+}
+
+/* The verdict of all of them: that of the highest slot. */
+static __noinline int decide_side(struct work *work, struct deed *deed)
+{
+	decide_unnamed(work, deed);
+	if (!deed->dentry)
+		return 0;
+	__u32 action = deed->action, rule = deed->rule, slot = deed->slot;
+	int result = decide(work, deed);
+	if (action && (!deed->action || deed->slot < slot)) {
+		deed->action = action;
+		deed->rule = rule;
+	}
+	return result;
 }
 
 static __noinline int tell_folded(struct work *work, struct deed *deed)
@@ -72,7 +90,7 @@ static __always_inline int judge_side(struct deed *deed, bool can_ask, bool quie
 	struct work *work = claim_work();
 	if (!work)
 		return -EAGAIN;
-	int result = deed->dentry ? decide(work, deed) : decide_pathless(work, deed);
+	int result = decide_side(work, deed);
 	if (!result && deed->action)
 		result = !quiet			       ? carry_out(work, deed, can_ask)
 			 : deed->action == ACTION_TELL ? 0
