@@ -4,16 +4,16 @@
 #include "include/entry.h"
 #include <bpf/bpf_tracing.h>
 
-#define S_IFMT	    0170000
-#define S_IFREG	    0100000
-#define S_IFBLK	    0060000
-#define S_IFCHR	    0020000
-#define FMODE_READ  1
-#define FMODE_WRITE 2
+#define S_IFMT		  0170000
+#define S_IFREG		  0100000
+#define S_IFBLK		  0060000
+#define S_IFCHR		  0020000
+#define FMODE_READ	  1
+#define FMODE_WRITE	  2
 #define OPENED_TO_EXECUTE 0x20 /* __FMODE_EXEC: the hooks of exec judge that */
-#define O_TRUNC	    01000
-#define PROT_WRITE  2
-#define MAP_SHARED  1
+#define O_TRUNC		  01000
+#define PROT_WRITE	  2
+#define MAP_SHARED	  1
 
 static __always_inline bool judged_kind(struct inode *inode)
 {
@@ -48,6 +48,8 @@ static __always_inline int judge_file(struct label *label, struct file *file, __
 		return 0;
 	deed.from = deed.dentry;
 	deed.version = now->version & 1;
+	if (!has_rules(&deed))
+		return 0;
 	struct work *work = claim_work();
 	if (!work)
 		return -EAGAIN;

@@ -134,8 +134,10 @@ int BPF_PROG(on_guarded_nice, struct task_struct *target, int nice)
 	return guard_control(target, 0);
 }
 
+/* As in attribution.bpf.c. */
 struct {
 	struct guarded guarded;
+	struct refusal_record refusal;
 } guard_types SEC("types") __attribute__((used)) = {};
 
 char LICENSE[] SEC("license") = "GPL";

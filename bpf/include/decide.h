@@ -98,6 +98,14 @@ static __always_inline struct act_rules *rules_of(const struct deed *deed)
 	return bpf_map_lookup_elem(&act_rules, &index);
 }
 
+/* Whether any rule of the workload is about these acts: one that is only observed has few. */
+static __always_inline bool has_rules(const struct deed *deed)
+{
+	struct act_rules *rules = rules_of(deed);
+
+	return rules && rules->some & deed->acts;
+}
+
 struct adding {
 	const struct act_rules *rules;
 	struct slots *wanted;
@@ -254,7 +262,7 @@ static __noinline int decide(struct work *work, struct deed *deed)
 	}
 	if (intersect(wanted, found))
 		settle_on(deed, wanted);
-	else if (moves && !kept)
+	else if (moves && !kept && !deed->observed)
 		return -ENOSPC; /* under its new name it would not be known */
 	return 0;
 }

@@ -84,8 +84,7 @@ static __always_inline int judge_side(struct deed *deed, bool can_ask, bool quie
 	if (!now || !now->armed)
 		return 0;
 	deed->version = now->version & 1;
-	struct act_rules *rules = rules_of(deed);
-	if (!rules || !(rules->some & deed->acts))
+	if (!has_rules(deed))
 		return 0;
 	struct work *work = claim_work();
 	if (!work)

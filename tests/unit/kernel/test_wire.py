@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agentd.kernel import wire
+from agentd.kernel import decide_wire, wire
 
 OBJECTS = Path(str(importlib.resources.files("agentd.kernel"))) / "objects"
-HEADER = Path(__file__).parents[3] / "bpf" / "include" / "wire.h"
+INCLUDE = Path(__file__).parents[3] / "bpf" / "include"
+HEADER = INCLUDE / "wire.h"
 STRUCT, ENUM = 4, 6  # linux/btf.h
 
 Mirror = dict[str, type[Structure]]
@@ -147,6 +148,13 @@ def test_every_member_is_where_the_objects_have_it(objects: dict[str, Btf]) -> N
 def test_every_struct_of_the_header_is_mirrored() -> None:
     names = set(re.findall(r"^struct (\w+) \{", HEADER.read_text(), re.MULTILINE))
     assert names == set(wire.MIRROR)
+
+
+def test_the_mirror_of_decisions_is_as_the_objects_have_it(objects: dict[str, Btf]) -> None:
+    assert differences(decide_wire.MIRROR, objects) == []
+    text = (INCLUDE / "decide_wire.h").read_text()
+    names = set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE))
+    assert names == set(decide_wire.MIRROR)
 
 
 Fields = list[tuple[str, Any]]
