@@ -86,7 +86,7 @@ int BPF_PROG(on_guarded_signal, struct task_struct *target, struct kernel_siginf
 			    .acts = 1 << ACT_SIGNAL,
 			    .detail = sig};
 
-	if (!deed.label || !sig || cred || !is_armed())
+	if (!deed.label || !sig || is_set(&ctx[3]) || !is_armed())
 		return 0;
 	if (is_own(target) || (sig >= SIGCONT && sig <= SIGTTOU && is_held(target)))
 		return refuse_self(&deed, target, false);

@@ -77,7 +77,7 @@ int BPF_PROG(on_signal, struct task_struct *target, struct kernel_siginfo *info,
 			    .detail = sig};
 	struct enforcing *now = get_enforcing();
 
-	if (!deed.label || !now || sig <= 0 || sig >= SIGNALS || cred)
+	if (!deed.label || !now || sig <= 0 || sig >= SIGNALS || is_set(&ctx[3]))
 		return 0;
 	if (!is_outside(deed.label, target) || !aim(&deed, target))
 		return 0;

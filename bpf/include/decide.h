@@ -255,14 +255,14 @@ static __noinline int decide(struct work *work, struct deed *deed)
 	named = !none_in(found);
 	if (deed->inode) {
 		if (named)
-			kept = set_mark(work, &place->inode, deed->version);
+			kept = set_mark(work, &place->inode, deed->version) | deed->observed;
 		use_mark(found, &place->inode, deed->version, wanted);
 		if (none_in(found))
 			bpf_map_update_elem(&cold_places, place, &one, BPF_ANY);
 	}
 	if (intersect(wanted, found))
 		settle_on(deed, wanted);
-	else if (moves && !kept && !deed->observed)
+	else if (moves && !kept)
 		return -ENOSPC; /* under its new name it would not be known */
 	return 0;
 }

@@ -113,6 +113,17 @@ static __always_inline bool in_syscall(__u32 number, __u32 number32)
 #endif
 }
 
+/* Whether an argument is not NULL. Since Linux 6.12 the verifier takes every pointer for that, and
+ * leaves out what is done about it otherwise. task_kill has a sender where that is not the current
+ * task. */
+static __always_inline bool is_set(const void *argument)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), argument);
+	return value;
+}
+
 /* Fills in who it is done to, and the path of its executable. False for a kernel thread, and for
  * what has ended already. */
 static __always_inline bool aim(struct deed *deed, struct task_struct *target)
