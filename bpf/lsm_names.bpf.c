@@ -1,5 +1,5 @@
-/* Refuses labelled tasks to delete, rename, link, truncate and change what rules deny them, and keeps
- * a file known under a name that it loses: its inode is marked before it gets another one. */
+/* Refuses labelled tasks to delete, rename, link, truncate and change what rules deny them, and
+ * keeps a file known under a name that it loses: its inode is marked before it gets another one. */
 #include "include/entry.h"
 #include <bpf/bpf_tracing.h>
 
@@ -86,17 +86,23 @@ static __always_inline int judge_names(struct deed *deed, __u32 to_acts)
 static __always_inline int judge_one(struct dentry *dentry, struct vfsmount *mnt, __u32 hook,
 				     __u32 act)
 {
-	struct deed deed = {
-		.label = current_label(), .from = dentry, .mnt = mnt, .hook = hook, .acts = 1 << act};
+	struct deed deed = {.label = current_label(),
+			    .from = dentry,
+			    .mnt = mnt,
+			    .hook = hook,
+			    .acts = 1 << act};
 
 	return deed.label ? judge_names(&deed, 0) : 0;
 }
 
-static __always_inline int judge_two(struct dentry *from, struct dentry *to,
-				     const struct path *dir, __u32 hook)
+static __always_inline int judge_two(struct dentry *from, struct dentry *to, const struct path *dir,
+				     __u32 hook)
 {
-	struct deed deed = {
-		.label = current_label(), .from = from, .to = to, .hook = hook, .acts = 1 << ACT_RENAME};
+	struct deed deed = {.label = current_label(),
+			    .from = from,
+			    .to = to,
+			    .hook = hook,
+			    .acts = 1 << ACT_RENAME};
 
 	deed.mnt = BPF_CORE_READ(dir, mnt);
 	return deed.label ? judge_names(&deed, 1 << ACT_RENAME | 1 << ACT_WRITE) : 0;

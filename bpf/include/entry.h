@@ -10,9 +10,9 @@
 #include "refuse.h"
 #include "hold.h"
 
-#define ERESTARTNOINTR 513
-#define ALIVE_NS       2000000000ULL
-#define PF_IO_WORKER   0x00000010
+#define ERESTARTNOINTR	  513
+#define ALIVE_NS	  2000000000ULL
+#define PF_IO_WORKER	  0x00000010
 #define NR_IO_URING_ENTER 426
 
 struct {

@@ -51,9 +51,9 @@ struct {
 	__type(value, __u32);
 } homes SEC(".maps");
 
-#define JUST_BELOW 3 /* `match->waiting` when the next component may be a home */
-#define WORD_HOME 0x656d6f68ULL /* "home", and what follows is NUL */
-#define WORD_ROOT 0x746f6f72ULL /* "root" */
+#define JUST_BELOW 3		 /* `match->waiting` when the next component may be a home */
+#define WORD_HOME  0x656d6f68ULL /* "home", and what follows is NUL */
+#define WORD_ROOT  0x746f6f72ULL /* "root" */
 
 struct matcher {
 	struct walk walk;
@@ -65,8 +65,8 @@ struct matcher {
 
 #define BELOW 1 /* match_path: what may lie below this directory, not the directory itself */
 
-/* Adds the rules of all globs that are at an end. There is rarely any, and then it may take its time:
- * a loop in a loop costs the verifier more. */
+/* Adds the rules of all globs that are at an end. There is rarely any, and then it may take its
+ * time: a loop in a loop costs the verifier more. */
 struct collector {
 	const struct positions *at;
 	const struct positions *which;
@@ -167,7 +167,8 @@ static __always_inline void advance(struct matcher *matcher, struct dentry *dent
 	__builtin_memcpy(match->edge.text, match->word.text, EDGE_LEN);
 	fitting.start = bpf_map_lookup_elem(&starts, &match->edge);
 	if (fitting.start) {
-		read_end(match, BPF_CORE_READ(dentry, d_name.name), BPF_CORE_READ(dentry, d_name.len));
+		read_end(match, BPF_CORE_READ(dentry, d_name.name),
+			 BPF_CORE_READ(dentry, d_name.len));
 		fitting.end = bpf_map_lookup_elem(&ends, &match->edge);
 	}
 	bpf_loop(MATCH_WORDS, advance_word, &fitting, 0);
@@ -207,7 +208,8 @@ static __always_inline void look_for_home(struct match *match)
 {
 	__u64 text = *(const __u64 *)match->word.text;
 
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++) {
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
+	{
 		pass_on(match, &match->ways[0], i, text);
 		pass_on(match, &match->ways[1], i, text);
 	}
@@ -221,7 +223,8 @@ static long match_step(__u32 index, void *data)
 
 	/* The root of a mount, too, can be a home, so this comes before its mount point. */
 	if (match->waiting == JUST_BELOW && is_other_home(matcher->walk.dentry)) {
-		ROLLED for (int i = 0; i < SLOT_WORDS; i++) {
+		ROLLED for (int i = 0; i < SLOT_WORDS; i++)
+		{
 			match->found.w[i] |= match->ways[0].below.w[i];
 			match->except.w[i] |= match->ways[1].below.w[i];
 		}
@@ -268,10 +271,11 @@ static __always_inline bool match_path(struct work *work, __u32 version, struct 
 	bpf_loop(PATH_STEPS, match_step, &matcher, 0);
 	if (!match->whole)
 		return false;
-	struct collector collector = {&match->at, &matcher.table->root, &match->found, &match->except,
-				      matcher.version};
+	struct collector collector = {&match->at, &matcher.table->root, &match->found,
+				      &match->except, matcher.version};
 	bpf_loop(POSITIONS, collect_end, &collector, 0);
-	ROLLED for (int i = 0; i < SLOT_WORDS; i++) {
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
+	{
 		match->found.w[i] |= match->ways[0].in_home.w[i] | match->ways[0].in_root.w[i];
 		match->except.w[i] |= match->ways[1].in_home.w[i] | match->ways[1].in_root.w[i];
 		match->found.w[i] &= ~match->except.w[i];

@@ -10,7 +10,7 @@
 
 /* Unrolled loops spill, and calls that nest share 512 bytes of stack. */
 #define EDGE_ROOM 32
-#define ROLLED _Pragma("clang loop unroll(disable)")
+#define ROLLED	  _Pragma("clang loop unroll(disable)")
 
 /* Rules of globs below `~` whose relative part has just been seen, and those for which that was one
  * component ago: only at the root it shows whether that one was a home directory. */
@@ -31,9 +31,9 @@ struct match {
 	struct word word;
 	struct edge edge;
 	__u8 last[EDGE_ROOM]; /* the end of a name */
-	__u64 carry;	     /* from word to word of a shift */
-	__u64 begins;	     /* all ones at the first component */
-	__u64 ends_anywhere; /* not 0: some glob ends here */
+	__u64 carry;	      /* from word to word of a shift */
+	__u64 begins;	      /* all ones at the first component */
+	__u64 ends_anywhere;  /* not 0: some glob ends here */
 	__u64 ends_home;
 	__u32 waiting; /* steps for which those matter */
 	__u32 whole;
