@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := ca-certificates clang libbpf-dev llvm make python3 python3-venv
 TEST_PACKAGES := git openssl
+LAB_PACKAGES := busybox-static debian-archive-keyring kmod qemu-system-x86
 
 # ---- BPF objects -------------------------------------------------------------------------
 CLANG ?= clang
@@ -59,7 +60,7 @@ setup-dev: apt-test $(VENV)/.dev tests/node_modules/.done objects ## and what it
 apt:
 	@$(call apt,$(PACKAGES))
 apt-test:
-	@$(call apt,$(PACKAGES) $(TEST_PACKAGES))
+	@$(call apt,$(PACKAGES) $(TEST_PACKAGES) $(LAB_PACKAGES))
 
 $(VENV)/bin/python: | apt
 	@$(PYTHON) -m venv $(VENV)
@@ -103,6 +104,16 @@ format: setup-dev ## write the format that lint asks for
 	@$(BIN)/ruff check -q --fix $(PYTHON_TREES) || true
 	@$(BIN)/ruff format -q $(PYTHON_TREES)
 	@$(if $(C_FILES),$(BIN)/clang-format -i $(C_FILES))
+
+KERNEL ?= 6.12
+APPEND ?=
+CMD ?=
+.PHONY: lab
+lab: export KERNEL := $(KERNEL)
+lab: export APPEND := $(APPEND)
+lab: export CMD := $(CMD)
+lab: setup-dev ## KERNEL=5.10|6.1|6.12|7.2 [APPEND=lsm=...] [CMD=...]: a shell or CMD in a VM (as root)
+	@$(BIN)/python -m tests.lab.run --append="$$APPEND" "$$KERNEL" "$$CMD"
 
 .PHONY: bench
 bench: setup-dev ## measure; prints tables, writes bench/out/*.json (as root)

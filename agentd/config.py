@@ -31,7 +31,9 @@ class JournalConfig(_Section):
     budget: Size = Field(
         2 << 30, ge=16 << 20, description="bytes on disk, file and WAL together, e.g. 2GiB"
     )
-    flush_ms: int = Field(50, ge=1, le=5000, description="longest time an event stays in memory")
+    flush_ms: int = Field(
+        250, ge=1, le=5000, description="longest time an event stays in memory; a decision: 50 ms"
+    )
 
 
 class TlsConfig(_Section):

@@ -1,19 +1,25 @@
 """What agentd costs real work: an `npm install` and a C build, in wall time and CPU time.
 
-Conditions, interleaved within every round, in an order that turns from round to round:
+Conditions, all of them in every round, in an order drawn anew for each:
 
     off         no daemon
+    off again   the same once more: what the others are compared with must not differ from itself
     idle        the daemon runs, no session exists
     labelled    the work runs in a session
     unlabelled  the work runs outside, while a session exists that does nothing
     auditd      no daemon; auditd watches the same things of the work (see audit_peer)
 
-Ratios are paired: condition over `off` of the same round, and the median over rounds of that.
-CPU time is that of the work alone (user and system, of all its processes).
+Ratios are paired: condition over the two `off` of the same round (their geometric mean; for `off
+again` over `off`), the median over rounds of that, and a bootstrap interval of the median. No run
+is dropped; what the hypervisor took from this machine meanwhile (steal) is printed. The work lies
+in memory where there is /dev/shm, so that the disk is not what is measured. CPU time is that of the
+work alone (user and system, of all its processes); agentd's own is beside it.
 """
 
 import argparse
+import math
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -22,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench import audit_peer, report
@@ -73,10 +79,15 @@ int work{n}(int argc, char **argv)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds: wall clock, and user plus system of the command and all it waited for."""
+    """Seconds: wall clock, user plus system of the command and all it waited for, of the daemon.
+
+    `steal` is the share of the machine's time that the hypervisor gave to others, 0 to 1.
+    """
 
     wall: float
     cpu: float
+    steal: float
+    daemon: float = 0.0
 
 
 class NpmInstall:
@@ -134,6 +145,7 @@ def run(work: Work, command: list[str]) -> Cost:
     """Run `command`, which does `work`, after undoing what the last run left."""
     work.reset()
     os.sync()
+    stolen, total = _machine_ticks()
     start = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -141,7 +153,15 @@ def run(work: Work, command: list[str]) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"overhead: {command} ended with {process.returncode}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime)
+    stolen_now, total_now = _machine_ticks()
+    steal = (stolen_now - stolen) / max(total_now - total, 1)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, steal)
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Clock ticks of all CPUs that were stolen, and in all (proc_stat(5))."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return fields[7], sum(fields)
 
 
 @contextmanager
@@ -169,84 +189,120 @@ def _sessions(daemon: Daemon) -> int:
 
 def measure(condition: str, work: Work, directory: Path) -> Cost:
     """One run of `work` in one condition."""
-    if condition == "off":
+    if condition in {"off", "off again"}:
         return run(work, work.command)
     if condition == "auditd":
         with audit_peer.watching(directory):
             return run(work, audit_peer.in_audited_login(work.command))
     with daemon_running(directory) as daemon:
-        if condition == "idle":
-            return run(work, work.command)
-        if condition == "labelled":
-            return run(work, daemon.run("bench", work.command))
-        with other_session(daemon):
-            return run(work, work.command)
+        if condition == "unlabelled":
+            with other_session(daemon):
+                return _beside(daemon, work, work.command)
+        labelled = condition == "labelled"
+        return _beside(
+            daemon, work, daemon.run("bench", work.command) if labelled else work.command
+        )
+
+
+def _beside(daemon: Daemon, work: Work, command: list[str]) -> Cost:
+    before = _daemon_seconds(daemon)
+    cost = run(work, command)
+    return replace(cost, daemon=_daemon_seconds(daemon) - before)
+
+
+def _daemon_seconds(daemon: Daemon) -> float:
+    times = [process.cpu_times() for process in daemon.processes()]
+    return sum(each.user + each.system for each in times)
 
 
 def rounds_of(conditions: list[str], work: Work, rounds: int, root: Path) -> dict[str, list[Cost]]:
     """Every condition once a round; the first run of all warms caches and is not counted."""
     run(work, work.command)
+    order = random.Random(rounds)
     costs: dict[str, list[Cost]] = {condition: [] for condition in conditions}
     for number in range(rounds):
-        turn = number % len(conditions)
-        for condition in conditions[turn:] + conditions[:turn]:
-            directory = root / f"{work.name.replace(' ', '-')}-{condition}-{number}"
+        for condition in order.sample(conditions, len(conditions)):
+            directory = root / f"{work.name}-{condition}-{number}".replace(" ", "-")
             costs[condition].append(measure(condition, work, directory))
             shutil.rmtree(directory, ignore_errors=True)
     return costs
 
 
 def summarise(costs: dict[str, list[Cost]]) -> dict[str, dict[str, float]]:
-    """Medians in seconds, and paired overheads over `off` in per cent."""
+    """Medians in seconds, paired overheads over `off` in per cent with the wall's interval."""
     summary = {}
     for condition, runs in costs.items():
-        pairs = list(zip(runs, costs["off"], strict=True))
+        others = costs["off"] if condition.startswith("off") else costs["off again"]
+        pairs = list(zip(runs, costs["off"], others, strict=True))
+        wall = [100 * (a.wall / math.sqrt(b.wall * c.wall) - 1) for a, b, c in pairs]
+        cpu = [100 * (a.cpu / math.sqrt(b.cpu * c.cpu) - 1) for a, b, c in pairs]
+        low, high = report.interval(wall)
         summary[condition] = {
             "wall_s": statistics.median(cost.wall for cost in runs),
             "cpu_s": statistics.median(cost.cpu for cost in runs),
-            "wall_percent": 100 * (statistics.median(a.wall / b.wall for a, b in pairs) - 1),
-            "cpu_percent": 100 * (statistics.median(a.cpu / b.cpu for a, b in pairs) - 1),
+            "daemon_cpu_s": statistics.median(cost.daemon for cost in runs),
+            "wall_percent": statistics.median(wall),
+            "wall_percent_low": low,
+            "wall_percent_high": high,
+            "cpu_percent": statistics.median(cpu),
+            "steal_percent": 100 * statistics.mean(cost.steal for cost in runs),
         }
     return summary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--work", choices=["npm", "c"], help="one of the two only")
+    options = parser.parse_args()
     become_subreaper()
     report.disturb_less()
-    conditions = ["off", "idle", "labelled", "unlabelled"]
+    conditions = ["off", "off again", "idle", "labelled", "unlabelled"]
     unusable = audit_peer.why_unusable()
     if unusable is None:
         conditions.append("auditd")
         audit_peer.spare_new_tasks()
-    results = {}
-    with tempfile.TemporaryDirectory() as directory:
+    works: dict[str, type[Work]] = {"npm": NpmInstall, "c": CBuild}
+    chosen = [options.work] if options.work else list(works)
+    memory = Path("/dev/shm")
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    every_run = {}
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
         root = Path(directory)
-        for work in (NpmInstall(root), CBuild(root)):
-            results[work.name] = summarise(rounds_of(conditions, work, rounds, root))
-    _print(results, rounds)
+        for work in [works[name](root) for name in chosen]:
+            costs = rounds_of(conditions, work, options.rounds, root)
+            results[work.name] = summarise(costs)
+            every_run[work.name] = {
+                condition: [asdict(cost) for cost in runs] for condition, runs in costs.items()
+            }
+    _print(results, options.rounds)
     if unusable is None:
         print("audit: a rule `-a never,task` stays; see bench/audit_peer.py for why")
     else:
         print(f"auditd was not measured: {unusable}", file=sys.stderr)
-    report.save("overhead", {"rounds": rounds, "auditd": unusable or "measured", **results})
+    name = f"overhead-{options.work}" if options.work else "overhead"
+    kept = {"rounds": options.rounds, "auditd": unusable or "measured", "runs": every_run}
+    report.save(name, {**kept, **results})
 
 
 def _print(results: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
     rows = [
         [f"{name}: {condition}", f"{cost['wall_s']:.2f}", f"{cost['cpu_s']:.2f}",
-         f"{cost['wall_percent']:+.1f} %", f"{cost['cpu_percent']:+.1f} %"]
+         f"{cost['daemon_cpu_s']:.2f}", f"{cost['wall_percent']:+.1f} %",
+         f"{cost['wall_percent_low']:+.1f} .. {cost['wall_percent_high']:+.1f}",
+         f"{cost['cpu_percent']:+.1f} %", f"{cost['steal_percent']:.1f} %"]
         for name, summary in results.items()
         for condition, cost in summary.items()
     ]  # fmt: skip
-    header = ["work", "wall s", "CPU s", "wall over off", "CPU over off"]
+    header = ["work", "wall s", "CPU s", "agentd CPU s", "wall over off", "95 % interval",
+              "CPU over off", "steal"]  # fmt: skip
     report.table(f"Overhead on real work, medians of {rounds} rounds", header, rows)
     for name, summary in results.items():
         for condition, limit in TARGET_PERCENT.items():
-            value = summary[condition]["wall_percent"]
-            print(report.verdict(f"{name}, {condition}, wall", value, limit, "%"))
+            cost = summary[condition]
+            between = cost["wall_percent_low"], cost["wall_percent_high"]
+            value = cost["wall_percent"]
+            print(report.verdict(f"{name}, {condition}, wall", value, limit, "%", between))
 
 
 if __name__ == "__main__":

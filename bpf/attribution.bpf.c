@@ -68,6 +68,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
  * there too, for the test that compares them with user space; libbpf leaves the section out. */
 struct {
 	struct fork_record fork;
+	struct candidate_record candidate;
 	struct exec_record exec;
 	struct exit_record exit;
 	struct open_record open;

@@ -7,6 +7,15 @@
 #define FILENAME_ROOM 4096
 #define ARGS_ROOM     1024
 
+/* Programs that no selector can match, until when (CLOCK_BOOTTIME). User space says so, and only
+ * for seconds: a directory above a program may get another name. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct program);
+	__type(value, __u64);
+} dull_programs SEC(".maps");
+
 struct last_part {
 	char *text;
 	__u32 start;
@@ -106,15 +115,32 @@ static __always_inline void announce_exec(struct hold *hold, struct linux_binprm
 	announce(hold, scratch, size);
 }
 
-static __always_inline void report_candidate(struct task_struct *task)
+static __always_inline void report_candidate(struct task_struct *task, struct linux_binprm *bprm)
 {
+	struct scratch *scratch = get_scratch();
+	struct candidate_record *record = (void *)scratch;
 	struct label none = {.start_ns = leader_start(task)};
-	struct record record = {};
 
-	if (!(settings_flags() & MASK_CANDIDATES))
+	if (!(settings_flags() & MASK_CANDIDATES) || !scratch)
 		return;
-	fill_head(&record, REC_CANDIDATE, &none);
-	send_urgent(&record, sizeof(record), 0);
+	struct file *file = BPF_CORE_READ(bprm, file);
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	struct program program = {.ino = BPF_CORE_READ(inode, i_ino),
+				  .parent = (__u64)BPF_CORE_READ(dentry, d_parent),
+				  .name = BPF_CORE_READ(dentry, d_name.hash_len),
+				  .dev = BPF_CORE_READ(inode, i_sb, s_dev),
+				  .generation = settings_generation()};
+	__u64 *until = bpf_map_lookup_elem(&dull_programs, &program);
+	if (until && *until > bpf_ktime_get_boot_ns())
+		return;
+	fill_head(&record->head, REC_CANDIDATE, &none);
+	record->program = program;
+	record->path_len = write_path(scratch, sizeof(*record), &file->f_path);
+	record->pad = 0;
+	__u32 size = sizeof(*record) + record->path_len;
+	if (size <= SCRATCH_LEN)
+		send_urgent(scratch, size, 0);
 }
 
 static __always_inline void report_exec(const struct label *label, struct task_struct *task,
@@ -159,7 +185,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	struct label *label = label_of(bpf_get_current_pid_tgid() >> 32);
 
 	if (!label) {
-		report_candidate(task);
+		report_candidate(task, bprm);
 		return 0;
 	}
 	/* The exec is told before the hold is, so that whoever judges knows the program. */

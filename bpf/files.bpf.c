@@ -1,135 +1,21 @@
 /* Opens of labelled tasks: writes to regular files become records, reads only where a name or an
- * inode is watched. An open that a rule must judge stops the task before it can use the file. */
+ * inode is watched. An open that a rule must judge stops the task before it can use the file.
+ *
+ * A session that writes many files (an installation, a compilation) is told of file by file at
+ * first, and then by directory. What a rule watches or may judge is always told. */
 #include "include/hold.h"
-#include "include/path.h"
+#include "include/names.h"
 #include "include/syscall.h"
 
 #define S_IFMT	    0170000
 #define S_IFREG	    0100000
 #define FMODE_READ  1
 #define FMODE_WRITE 2
-#define PREFIX_MIN  3
-#define PREFIX_MAX  8
 #define OPEN_BURST  1
+#define PLAIN_OPENS 256 /* of a session: so many are told before they are folded by directory */
+#define MANY_IN_DIR 16
+#define IN_DIR	    (1 << 24)
 #define MAX_ALIASES 16
-
-/* Flags that count only for writers are kept apart until the access is looked at. */
-#define FOR_WRITERS 8
-
-static __always_inline __u32 apart(__u32 flags)
-{
-	return flags & NAME_WRITE_ONLY ? (flags & ~NAME_WRITE_ONLY) << FOR_WRITERS : flags;
-}
-
-static __always_inline __u32 flags_for(__u32 flags, __u32 access)
-{
-	return access & ACCESS_WRITE ? flags | flags >> FOR_WRITERS : flags;
-}
-
-static __always_inline __u32 flags_of_name(struct name *key, __u32 kind)
-{
-	key->kind = kind;
-	__u32 *flags = bpf_map_lookup_elem(&names, key);
-	return flags ? apart(*flags) : 0;
-}
-
-/* A name under look-up. It lies in a map: nested calls share 512 bytes of stack. */
-struct base_name {
-	struct name whole;
-	struct name part;
-	__u32 len;
-	__u32 flags;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct base_name);
-} base_names SEC(".maps");
-
-static __always_inline struct base_name *get_base_name(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&base_names, &zero);
-}
-
-static long match_suffix(__u32 index, void *data)
-{
-	struct base_name *base = get_base_name();
-
-	if (!base || index >= base->len)
-		return 1;
-	__u32 at = base->len - 1 - index;
-	if (at >= NAME_LEN)
-		return 1;
-	if (base->whole.text[at] != '.')
-		return 0;
-	__builtin_memset(&base->part, 0, sizeof(base->part));
-	for (__u32 i = 0; i < 16; i++) {
-		if (at + i >= NAME_LEN || !base->whole.text[at + i])
-			break;
-		base->part.text[i] = base->whole.text[at + i];
-	}
-	base->flags |= flags_of_name(&base->part, NAME_SUFFIX);
-	return 1;
-}
-
-/* What the rules say of the last component of a path. */
-static __always_inline __u32 flags_of_base(struct dentry *dentry)
-{
-	struct base_name *base = get_base_name();
-
-	if (!base)
-		return 0;
-	__builtin_memset(base, 0, sizeof(*base));
-	long len = bpf_probe_read_kernel_str(base->whole.text, NAME_LEN,
-					     BPF_CORE_READ(dentry, d_name.name));
-	if (len <= 1)
-		return 0;
-	base->len = len - 1;
-	base->flags = flags_of_name(&base->whole, NAME_BASE);
-	bpf_loop(NAME_LEN, match_suffix, NULL, 0);
-	__builtin_memset(&base->part, 0, sizeof(base->part));
-	for (__u32 i = 0; i < PREFIX_MAX; i++) {
-		base->part.text[i] = base->whole.text[i];
-		if (i + 1 >= PREFIX_MIN && i < base->len)
-			base->flags |= flags_of_name(&base->part, NAME_PREFIX);
-	}
-	return base->flags;
-}
-
-struct climb {
-	struct walk walk;
-	struct name name;
-	__u32 flags;
-};
-
-static long climb_step(__u32 index, void *data)
-{
-	struct climb *climb = data;
-
-	int step = cross_mount(&climb->walk);
-
-	if (step <= 0)
-		return step < 0;
-	struct dentry *dentry = climb->walk.dentry;
-	__builtin_memset(&climb->name, 0, sizeof(climb->name));
-	bpf_probe_read_kernel_str(climb->name.text, NAME_LEN, BPF_CORE_READ(dentry, d_name.name));
-	climb->flags |= flags_of_name(&climb->name, NAME_DIR);
-	climb->walk.dentry = BPF_CORE_READ(dentry, d_parent);
-	return 0;
-}
-
-/* What the rules say of a name: of its last component, and of the directories above it. */
-static __noinline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
-{
-	struct climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
-	__u32 flags = flags_of_base(dentry);
-
-	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
-	return flags | climb.flags;
-}
 
 struct aliases {
 	struct dentry *self;
@@ -147,7 +33,7 @@ static long check_alias(__u32 index, void *data)
 
 	if (!node)
 		return 1;
-	struct dentry *dentry = (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
+	struct dentry *dentry = dentry_of_alias(node);
 	aliases->next = BPF_CORE_READ(node, next);
 	if (dentry == aliases->self)
 		return 0;
@@ -187,8 +73,21 @@ static __always_inline __u32 flags_of_file(struct file *file, const struct file_
 	       flags_of_dentry(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_path.mnt));
 }
 
+/* How many files the session has opened in this one's directory; 0 if it need not be told. Every
+ * directory is told, and those with many files a few times more. The key is overwritten: there is
+ * no stack left for another. */
+static __always_inline __u32 fold_by_directory(struct seen_key *key, struct file *file)
+{
+	key->kind = REC_OPEN | IN_DIR;
+	key->a = BPF_CORE_READ(file, f_path.dentry, d_parent, d_inode, i_ino);
+	key->c = 0;
+	__u32 count = fold(key, OPEN_BURST);
+	return count == 1 || count >= MANY_IN_DIR ? count : 0;
+}
+
+/* `plain`: no rule can have anything to say of it. */
 static __always_inline void report_open(const struct label *label, struct file *file,
-					const struct file_id *id, __u32 access)
+					const struct file_id *id, __u32 access, bool plain)
 {
 	struct seen_key key = {label->session, REC_OPEN | access << 16, id->ino, id->dev,
 			       label->start_ns};
@@ -198,7 +97,10 @@ static __always_inline void report_open(const struct label *label, struct file *
 
 	if (access & ACCESS_WRITE)
 		key.c = 0; /* writers of one session count together */
-	count = worth_telling(&key, OPEN_BURST);
+	__u64 opens = count_total(label->session, REC_OPEN);
+	count = fold(&key, OPEN_BURST);
+	if (count == 1 && plain && opens > PLAIN_OPENS)
+		count = fold_by_directory(&key, file);
 	if (!scratch || !count)
 		return;
 	fill_head(&record->head, REC_OPEN, label);
@@ -282,7 +184,7 @@ int after_open(struct bpf_raw_tracepoint_args *ctx)
 		hold_open(label, file, alias, &id, access, fd, syscall_number(saved_regs(ctx)),
 			  holds_flags);
 	else if (flags || access & ACCESS_WRITE)
-		report_open(label, file, &id, access);
+		report_open(label, file, &id, access, !flags && !(holds_flags & TELLS_OPENS));
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 #define OPENED_TO_EXECUTE 0x20 /* __FMODE_EXEC: the hooks of exec judge that */
 #define O_TRUNC		  01000
 #define PROT_WRITE	  2
+#define PROT_EXEC	  4
 #define MAP_SHARED	  1
 
 static __always_inline bool judged_kind(struct inode *inode)
@@ -56,7 +57,9 @@ static __always_inline int judge_file(struct label *label, struct file *file, __
 	int result = decide(work, &deed);
 	if (!result && deed.action == ACTION_ASK) {
 		fill_subject(work, &deed);
-		if (hook != HOOK_OPEN)
+		if (hook == HOOK_MAP && !(acts & 1 << ACT_EXEC))
+			result = 0; /* whoever opened it has been judged */
+		else if (hook != HOOK_OPEN)
 			result = unjudged(work, &deed, workload_flags(label));
 		else if (!opened_by_kernel() || !restartable())
 			result = ask(work, &deed, true);
@@ -85,6 +88,14 @@ int BPF_PROG(on_file_open, struct file *file)
 	return judge_file(label, file, HOOK_OPEN, acts_of(file));
 }
 
+/* Whether this is the program that runs here, which has been judged when it was executed. */
+static __always_inline bool is_own_program(struct file *file)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, mm, exe_file, f_inode) == BPF_CORE_READ(file, f_inode);
+}
+
 SEC("lsm/mmap_file")
 int BPF_PROG(on_mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
 	     unsigned long flags)
@@ -96,6 +107,9 @@ int BPF_PROG(on_mmap_file, struct file *file, unsigned long reqprot, unsigned lo
 		return 0;
 	if (prot & PROT_WRITE && flags & MAP_SHARED)
 		acts |= 1 << ACT_WRITE;
+	if (prot & PROT_EXEC && !is_own_program(file))
+		acts |= 1
+			<< ACT_EXEC; /* as a loader does that is given a program as its argument */
 	return judge_file(label, file, HOOK_MAP, acts);
 }
 
@@ -107,5 +121,10 @@ int BPF_PROG(on_file_receive, struct file *file)
 
 	return label ? judge_file(label, file, HOOK_RECEIVE, acts_of(file)) : 0;
 }
+
+/* As in attribution.bpf.c: for the test that compares the records with user space. */
+struct {
+	struct refusal_record refusal;
+} decide_types SEC("types") __attribute__((used)) = {};
 
 char LICENSE[] SEC("license") = "GPL";

@@ -130,16 +130,12 @@ static __always_inline bool opens_json(__u8 first)
 /* Looks for MCP in the last bytes of a long read; the scratch bytes are overwritten. */
 static __always_inline bool ends_in_mcp(struct scratch *scratch, const struct bytes_read *read)
 {
-	struct scan scan = {.bytes = scratch->bytes, .enough = FOUND_JSONRPC};
-
 	if (read->first_len <= WINDOW)
 		return false;
-	*(__u64 *)(scratch->bytes + WINDOW) = 0;
 	if (bpf_probe_read_user(scratch->bytes, WINDOW,
 				(void *)(read->address + read->first_len - WINDOW)))
 		return false;
-	bpf_loop(WINDOW, scan_step, &scan, 0);
-	return scan.found & FOUND_JSONRPC;
+	return scan_bytes(scratch, WINDOW, FOUND_JSONRPC) & FOUND_JSONRPC;
 }
 
 /* Whether a read from a channel that is not known to be MCP is worth user space's look. */
@@ -168,19 +164,17 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	bool told = channel && channel->reads;
 	struct channel now = {.partial = !whole_line};
 
-	barrier_var(window); /* the verifier of Linux 6.1 has lost the bound by here */
+	/* The bound once more, where it counts: the verifier of 6.1 has lost it on the way here. */
+	barrier_var(window);
 	if (!scratch || window > WINDOW)
 		return 0;
-	*(__u64 *)(scratch->bytes + window) = 0;
 	if (bpf_probe_read_user(scratch->bytes, window, (void *)read->address))
 		window = 0; /* user space will not be able to read it either */
-	struct scan scan = {.bytes = scratch->bytes, .enough = FOUND_ID | FOUND_METHOD};
 	bool candidate = role & ROLE_MCP || (told && !(role & ROLE_OTHER));
-	if (!candidate)
-		scan.enough |= FOUND_JSONRPC;
-	bpf_loop(window, scan_step, &scan, 0);
+	__u32 enough = FOUND_ID | FOUND_METHOD | (candidate ? 0 : FOUND_JSONRPC);
+	__u32 found = scan_bytes(scratch, window, enough);
 
-	if (!candidate && !(scan.found & FOUND_JSONRPC) &&
+	if (!candidate && !(found & FOUND_JSONRPC) &&
 	    !may_be_mcp(scratch, read, channel, role, whole_line)) {
 		if (channel)
 			*channel = now;
@@ -191,7 +185,7 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	if (role & ROLE_OTHER)
 		bpf_map_delete_elem(&roles, &read->ino);
 
-	bool is_request = (scan.found & (FOUND_ID | FOUND_METHOD)) == (FOUND_ID | FOUND_METHOD);
+	bool is_request = (found & (FOUND_ID | FOUND_METHOD)) == (FOUND_ID | FOUND_METHOD);
 	bool seen_whole = whole_line && !inside && window == read->total;
 	__u32 flags = (inside ? DATA_INSIDE : 0) | (channel && !told ? DATA_LOST : 0);
 	bool hold;
@@ -199,7 +193,7 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 		hold = workload & HOLDS_CLIENT_REQUESTS && is_request;
 	else
 		hold = workload & HOLDS_REQUESTS &&
-		       (is_request || !seen_whole || scan.found & FOUND_ESCAPE);
+		       (is_request || !seen_whole || found & FOUND_ESCAPE);
 	now.reads = 1;
 	if (!hold && seen_whole)
 		flags |= DATA_WHOLE;

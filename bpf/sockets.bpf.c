@@ -1,5 +1,5 @@
 /* connect, bind and accept of labelled tasks, and sends that name their destination, over IPv4,
- * IPv6 and Unix sockets. */
+ * IPv6 and Unix sockets; the making of any other kind of socket. */
 #include "include/path.h"
 #include "include/syscall.h"
 
@@ -8,6 +8,9 @@
 #define AF_INET6     10
 #define EINPROGRESS  115
 #define IPPROTO_UDP  17
+#define EPERM	     1
+#define SOCK_RAW     3
+#define SOCK_TYPE    0xf
 #define MSG_FASTOPEN 0x20000000
 #define SOCKET_BURST 1
 
@@ -86,7 +89,7 @@ static __always_inline bool read_peer_address(struct socket_record *record, stru
 	return true;
 }
 
-static __always_inline __u64 fold(const char *bytes)
+static __always_inline __u64 sum_of(const char *bytes)
 {
 	__u64 sum = 0;
 
@@ -124,7 +127,7 @@ static __always_inline void report(struct scratch *scratch, const struct label *
 			       REC_SOCKET | record->op << 16 | (!!record->result) << 24, address[0],
 			       address[1], 0};
 
-	key.c = record->family == AF_UNIX ? fold(record->path)
+	key.c = record->family == AF_UNIX ? sum_of(record->path)
 					  : record->port | (__u64)record->protocol << 16;
 	if (record->op == SOCKET_ACCEPT && record->family != AF_UNIX)
 		key.c = record->protocol; /* a client's port is new every time */
@@ -142,6 +145,14 @@ static __always_inline void report(struct scratch *scratch, const struct label *
 		send_record(scratch, size, label->workload);
 }
 
+/* Whether a rule has refused this call, which has been told then. */
+static __always_inline bool told_before(__s32 result)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+
+	return result == -EPERM && !bpf_map_delete_elem(&refused, &thread);
+}
+
 static __always_inline int tell(struct label *label, __u16 op, __s32 result, __u32 fd,
 				const void *address, __u32 len)
 {
@@ -150,7 +161,7 @@ static __always_inline int tell(struct label *label, __u16 op, __s32 result, __u
 	bool known;
 
 	struct sock *sk = sock_of(fd);
-	if (!sk || !scratch)
+	if (!sk || !scratch || told_before(result))
 		return 0;
 	__builtin_memset(record, 0, sizeof(*record));
 	record->op = op;
@@ -245,6 +256,30 @@ int after_sendmsg(struct bpf_raw_tracepoint_args *ctx)
 
 	bpf_probe_read_user(&header, sizeof(header), (const void *)PARM(2));
 	return after_send(ctx, header.msg_name, header.msg_namelen, PARM(3) | PARM(4));
+}
+
+/* socket: (family, type, protocol) */
+SEC("raw_tp/sys_exit")
+int after_socket(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct scratch *scratch = get_scratch();
+	struct socket_record *record = (void *)scratch;
+	struct label *label = current_label();
+	__u32 family = PARM(1), type = PARM(2) & SOCK_TYPE;
+	bool plain = family == AF_UNIX ||
+		     ((family == AF_INET || family == AF_INET6) && type != SOCK_RAW);
+
+	if (!label || !scratch || plain || told_before(result_of(ctx)))
+		return 0;
+	__builtin_memset(record, 0, sizeof(*record));
+	record->op = SOCKET_CREATE;
+	record->family = family;
+	record->port = type;
+	record->protocol = PARM(3);
+	record->result = result_of(ctx) < 0 ? result_of(ctx) : 0;
+	record->address[0] = family; /* what is counted as the same */
+	report(scratch, label, NULL);
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "GPL";

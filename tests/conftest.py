@@ -8,6 +8,8 @@ import pytest
 from tests.host.support.leftovers import host_state, leftovers
 from tests.host.support.processes import become_subreaper
 
+pytest_plugins = ["tests.lab.plugin"]
+
 NO_SKIPS = os.environ.get("AGENTD_NO_SKIPS") == "1"
 
 

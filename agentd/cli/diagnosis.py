@@ -11,7 +11,6 @@ from agentd.cli.output import Settings
 from agentd.errors import ConfigErrors
 from agentd.kernel import host, tiers
 from agentd.kernel.libbpf import KernelError, missing_hooks
-from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM
 from agentd.policy import loader
 from agentd.policy.compiler import RuleNote, compile_plan
 from agentd.policy.path_plan import compile_paths
@@ -20,9 +19,7 @@ from agentd.policy.side import HOOKS
 BEFORE, AFTER, NOT = "before the effect", "after the effect", "not enforced"
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _EPERM = 1
-
-
-ENFORCING = frozenset({ENFORCE_LSM, ENFORCE_FMODRET})
+_ENFORCE = (tiers.ENFORCE_LSM, tiers.ENFORCE_FMODRET)
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,10 +92,44 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
     if found.tier == tiers.NONE:
         return [RuleKind("all", NOT, "no program can be loaded")]
     blocks = found.works("cgroup_connect")
+    mcp = RuleKind(
+        "mcp.tool_call, mcp.request", BEFORE, "the server is held; the call is rewritten"
+    )
+    rest = RuleKind("mcp.response, mcp.notification", NOT, "recorded")
+    if found.tier != tiers.OBSERVE:
+        return [
+            mcp,
+            RuleKind("file.*, process.exec by path", BEFORE, "refused in the kernel, EPERM"),
+            RuleKind(
+                "the same with `when` or hold", BEFORE, "the call is held, then goes on or fails"
+            ),
+            RuleKind("process.exec by argv", BEFORE, "held before the first instruction; killed"),
+            RuleKind(
+                "process.trace, process.signal, process.namespace, system.*",
+                BEFORE,
+                "refused or held at the call's entry",
+            ),
+            *_network_kinds(blocks=blocks),
+            rest,
+        ]
     return [
-        RuleKind("mcp.tool_call, mcp.request", BEFORE, "the server is held; the call is rewritten"),
+        mcp,
         RuleKind("file.open", BEFORE, "held as open returns; deny kills before the data is used"),
         RuleKind("process.exec", BEFORE, "held before the first instruction; deny kills there"),
+        *_network_kinds(blocks=blocks),
+        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
+        rest,
+        RuleKind(
+            "process.trace, process.signal, process.namespace, system.*",
+            NOT,
+            "needs an enforce tier; not recorded either",
+        ),
+        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
+    ]
+
+
+def _network_kinds(*, blocks: bool) -> list[RuleKind]:
+    return [
         RuleKind(
             "network.connect without `when`",
             BEFORE if blocks else AFTER,
@@ -109,16 +140,6 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
         RuleKind(
             "network.connect with `when`, network.bind", AFTER, "the process is killed after it"
         ),
-        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
-        RuleKind("mcp.response, mcp.notification", NOT, "recorded"),
-        RuleKind(
-            "process.trace, process.signal, process.namespace, system.*",
-            BEFORE if found.tier in ENFORCING else NOT,
-            "refused or held at the call's entry"
-            if found.tier in ENFORCING
-            else "needs an enforce tier; not recorded either",
-        ),
-        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
 
@@ -182,7 +203,7 @@ def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]
         policy = loader.load(settings.rule_sources())
     except ConfigErrors as errors:
         return [], [str(problem) for problem in errors.errors]
-    if tier not in ENFORCING:
+    if tier not in _ENFORCE:
         return compile_plan(policy).notes, []
     hooks = set(HOOKS.values())
     try:
@@ -190,8 +211,7 @@ def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]
     except KernelError as error:
         return [], [str(error)]
     plan = compile_paths(policy, hooks=hooks)
-    enforced = {rule.id for rule in plan.rules} - plan.left_out.keys()
-    notes = compile_plan(policy, enforced, plan.left_out).notes
+    notes = compile_plan(policy, plan.enforced, plan.left_out).notes
     return notes + [RuleNote(rule, text) for rule, text in plan.notes], []
 
 

@@ -15,6 +15,7 @@ _PURPOSES = {
     "raw_tracepoint": "attribution, file, exec and MCP hooks",
     "send_signal": "holds and kills from inside the kernel",
     "probe_read": "paths, arguments and messages",
+    "bpf_loop": "walks of paths and messages",
     "cgroup_connect": "connects refused in the kernel",
     "tp_btf": "typed tracepoints",
     "fentry": "hooks of the enforce tiers",

@@ -27,6 +27,7 @@ _COMMANDS = {
     "rules": ("rules", "rules", "Check, test and list rules."),
     "reload": ("control", "reload", "Make the daemon read its rules again."),
     "status": ("control", "status", "Show the daemon's counters."),
+    "unload": ("unload", "unload", "End enforcement that outlives the daemon."),
     "doctor": ("doctor", "doctor", "Say what this kernel can do, and why."),
     "completion": ("completion", "completion", "Print a shell completion script."),
 }

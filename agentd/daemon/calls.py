@@ -4,7 +4,7 @@ from errno import EPERM
 from functools import partial
 from typing import Any, Final
 
-from agentd.daemon import sidedoors
+from agentd.daemon import endpoints, sidedoors
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.places import path_of
 from agentd.daemon.report import Reporter
@@ -15,6 +15,8 @@ from agentd.kernel.decide_wire import (
     ACT_WRITE,
     ACTION_TELL,
     HOOK_ATTRIBUTES,
+    HOOK_BIND,
+    HOOK_CONNECT,
     HOOK_DELETE,
     HOOK_EXEC,
     HOOK_INTERPRETER,
@@ -23,9 +25,12 @@ from agentd.kernel.decide_wire import (
     HOOK_OPEN,
     HOOK_RECEIVE,
     HOOK_RENAME,
+    HOOK_SEND,
+    HOOK_SOCKET,
     HOOK_TRUNCATE,
     NO_RULE,
     REFUSAL,
+    SOCKET_RULE_BASE,
 )
 from agentd.kernel.decisions import Decisions
 from agentd.kernel.maps import HoldValue, KernelMaps
@@ -51,6 +56,7 @@ _CLASSES: Final = {
     HOOK_EXEC: "process.exec",
     HOOK_INTERPRETER: "process.exec",
 }
+_SOCKETS: Final = frozenset({HOOK_CONNECT, HOOK_SEND, HOOK_BIND, HOOK_SOCKET})
 
 _ITSELF: Final = {
     "verdict": "deny",
@@ -88,7 +94,7 @@ class Calls:
         at = REFUSAL.size + path_len
         path = path_of(record[REFUSAL.size : at])
         to = path_of(record[at : at + to_len]) if to_len else ""
-        rule = self._policy.path_rule(version, number)
+        rule = self._policy.socket_rule(version, number)
         if hook in sidedoors.HOOKS:
             cls, parts, subject = sidedoors.described(hook, acts, path, *fields[19:])
         else:
@@ -130,6 +136,9 @@ class Calls:
 
         `names` is what followed the hold in the ring; b"" where that is lost.
         """
+        if hold.syscall in _SOCKETS:
+            self._on_socket_hold(hold, session, info, names)
+            return
         path = path_of(names[: hold.length])
         to = path_of(names[hold.length : hold.length + hold.iovcnt]) if hold.iovcnt else ""
         if hold.syscall in sidedoors.HOOKS:
@@ -150,6 +159,21 @@ class Calls:
             rule = self._policy.path_rule(self._policy.version, hold.dev)
             decision = self._judge(cls, session, info, subject, hold.access, rule)
         self._verdicts.settle(cls, parts, decision, hold, session, info, answer)
+
+    def _on_socket_hold(
+        self, hold: HoldValue, session: Session, info: ProcessInfo, names: bytes
+    ) -> None:
+        cls, network = endpoints.class_of(hold.syscall), endpoints.held(hold, names)
+        answer = partial(self._answer, hold)
+        if network is None:
+            lost = {"network": endpoints.unix("")}
+            self._verdicts.settle(cls, lost, None, hold, session, info, lambda _: answer(-EPERM))
+            return
+        rule = self._policy.socket_rule(self._policy.version, hold.dev)
+        # The kernel has not compared the names of Unix sockets, but what it knows by other means.
+        named = None if network["family"] == "unix" and hold.dev >= SOCKET_RULE_BASE else rule
+        decision = self._verdicts.judge(cls, session, info, network, named)
+        self._verdicts.settle(cls, {"network": network}, decision, hold, session, info, answer)
 
     def _judge(  # noqa: PLR0917 (what a call is)
         self,
@@ -178,6 +202,9 @@ def _described(
     hook: int, acts: int, path: str, to: str, info: ProcessInfo
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The event's class, its own parts, and the subject as the rules see it."""
+    if hook in _SOCKETS:
+        network = endpoints.unix(path)
+        return endpoints.class_of(hook), {"network": network}, network
     cls = _CLASSES.get(hook, "file.open")
     if cls == "process.exec":
         argv = info.argv

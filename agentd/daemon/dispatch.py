@@ -33,6 +33,10 @@ from agentd.kernel.wire import (
 )
 from agentd.workloads.identity import ProcessKey
 
+RECORDS_TICK_S = 0.02
+"""How often the events ring is looked at while records come: the kernel does not wake for each."""
+RECORDS_TICKS = 3
+"""So many that find nothing end that; together longer than QUIET_NS (bpf/include/common.h)."""
 _HOLDS_AT_ONCE = 64
 _LINGER_AT_MOST_NS = 5_000_000
 
@@ -65,11 +69,16 @@ class Dispatch:
         self._placement = Placement()
         self._linger_ns = linger_us * 1000
         self._last_hold_ns = 0
+        self._looks = 0
         self.records = 0
 
     def busy(self) -> bool:
         """Whether a burst is under way that should not wait for the next tick."""
         return self._events.pending() > self._kernel.events.max_entries // 64
+
+    def flowing(self) -> bool:
+        """Whether records have come a moment ago, so that more may wait without a wake-up."""
+        return self._looks < RECORDS_TICKS
 
     def holds(self) -> int:
         """Judges every task that the holds ring tells of."""
@@ -102,8 +111,10 @@ class Dispatch:
     def drain(self, limit: int) -> None:
         """At most a ring's worth of telemetry, in slices of `limit` records."""
         budget = 32
+        self._looks += 1
         while budget and (records := self._events.read(limit)):
             budget -= 1
+            self._looks = 0
             self.records += len(records)
             for record in records:
                 self._record(record)
@@ -114,6 +125,7 @@ class Dispatch:
         budget = 32
         while budget and (records := self._events.read(_HOLDS_AT_ONCE)):
             budget -= 1
+            self._looks = 0
             self.records += len(records)
             for record in records:
                 self._record(record)
@@ -153,7 +165,7 @@ class Dispatch:
         head = RECORD.unpack_from(record)
         kind, _, number, time_ns, start_ns, tgid = head[:6]
         if kind == REC_CANDIDATE:
-            self._labelling.candidate(tgid)
+            self._labelling.candidate(tgid, record)
             return
         session = self._labelling.registry.by_number(number)
         if session is None:

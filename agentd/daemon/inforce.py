@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentd.daemon.netrules import Numbers, socket_rules
 from agentd.daemon.ownplaces import own_inodes
 from agentd.daemon.report import Reporter
 from agentd.daemon.watched import WatchedFiles
@@ -19,6 +20,7 @@ from agentd.kernel.decide_wire import (
     ACTION_TELL,
     ACTS,
     SELF_RULE,
+    SOCKET_RULE_BASE,
 )
 from agentd.kernel.decisions import Decisions, Tables, WorkloadRules
 from agentd.kernel.inodes import Inode, InodeReader
@@ -40,11 +42,13 @@ from agentd.kernel.wire import (
     NAME_WATCH,
     NAME_WRITE_ONLY,
     TELLS_CHANGES,
+    TELLS_OPENS,
     TELLS_SOCKETS,
 )
 from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, RuleNote, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import NameGlobs, home_directories
+from agentd.policy.network_plan import NetworkPlan, compile_network
 from agentd.policy.own import SELF
 from agentd.policy.path_plan import PathPlan, by_act, compile_paths
 from agentd.policy.rules import Policy
@@ -84,17 +88,24 @@ class PolicyInForce:
         decisions: Decisions | None,
         own: Sequence[Path] = (),
         hooks: frozenset[str] = frozenset(),
+        *,
+        sockets: bool = False,
     ) -> None:
         """`decisions` is None where the kernel takes none: the observe tier.
 
         `own`: the places that agentd protects. `hooks`: the LSM hooks that are in force.
+        `sockets`: the kernel decides about sockets, too.
         """
         self._own = own
         self._hooks = hooks
+        self._sockets = sockets and decisions is not None
+        self._network = NetworkPlan()
         self._kernel = kernel
         self._decisions = decisions
         self._paths = PathPlan()
         self._moves: dict[int, int] = {}
+        self.meanings: list[str] = []
+        """Of the path rules in force; an engine that takes over has to know those from before."""
         self._path_plans: dict[int, PathPlan] = {}
         self.version = 0
         self.enforced: frozenset[str] = frozenset()
@@ -103,7 +114,7 @@ class PolicyInForce:
         self._patience_us = hold_wait_us
         self._policy = Policy()
         self._plan = KernelPlan()
-        self._rule_numbers: list[str] = []
+        self._numbers = Numbers()
         self._prepared: set[str] = set()
         self.evaluator = Evaluator(self._policy)
         self.selectors = Selectors(())
@@ -120,18 +131,21 @@ class PolicyInForce:
     def use(self, compiled: CompiledPolicy) -> None:
         """Puts a policy in force."""
         policy = compiled.policy
-        paths = PathPlan()
+        paths, network = PathPlan(), NetworkPlan()
         if self._decisions is not None:
-            paths = compile_paths(policy, self._own, self._hooks)
-        self.enforced = frozenset(rule.id for rule in paths.rules) - paths.left_out.keys()
+            paths = compile_paths(policy, self._own, self._hooks, connects=self._sockets)
+        self.enforced = paths.enforced
+        if self._sockets:
+            network = compile_network(policy, self.enforced)
+            self.enforced |= network.enforced
         plan = compile_plan(policy, self.enforced, paths.left_out)
-        self._policy, self._plan = policy, plan
-        paths, self._paths = self._paths, paths
-        self._moves = self._paths.moves(paths)
+        self._policy, self._plan, self._network = policy, plan, network
+        self._moves = paths.moves(self.meanings)
+        self.meanings = paths.meanings
+        self._paths = paths
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}
         plan.notes += [RuleNote(rule, text) for rule, text in paths.notes]
-        self._rule_numbers = list(dict.fromkeys(rule.rule_id for rule in plan.net))
         self._tell_kernel()
         for note in plan.notes:
             _say(f"rule {note.rule_id}: {note.text}")
@@ -194,18 +208,25 @@ class PolicyInForce:
 
     def net_rule(self, number: int) -> str:
         """The id of the network rule that the kernel knows by this number."""
-        if number < len(self._rule_numbers):
-            return self._rule_numbers[number]
-        return "unknown"
+        return self._numbers.name(number)
+
+    def socket_rule(self, version: int, number: int) -> str:
+        """The id of a rule on sockets: of that table, or of one on the paths of listeners."""
+        if number < SOCKET_RULE_BASE:
+            return self.path_rule(version, number)
+        return self.net_rule(number - SOCKET_RULE_BASE)
 
     def _flags(self, workload: Workload) -> int:
         flags = HOLDS_FAIL_CLOSED if workload.on_failure == "deny" else 0
         if any(self.evaluator.wants(on, workload.name) for on in ("file.delete", "file.rename")):
             flags |= TELLS_CHANGES
         if any(
-            self.evaluator.wants(on, workload.name) for on in ("network.connect", "network.bind")
+            self.evaluator.wants(on, workload.name)
+            for on in ("network.connect", "network.bind", "network.socket")
         ):
             flags |= TELLS_SOCKETS
+        if self._plan.judges_writes(workload.name):
+            flags |= TELLS_OPENS
         if workload.posture != "enforce":
             return flags
         if self._plan.mcp_holds(workload.name):
@@ -267,19 +288,15 @@ class PolicyInForce:
     def _net_rules(self, workload: str) -> list[SocketRuleValue]:
         if self._policy.workloads[workload].posture != "enforce":
             return []
-        return [
-            SocketRuleValue(
-                rule.address,
-                rule.prefixlen,
-                rule.protocol,
-                rule.port_lo,
-                rule.port_hi,
-                self._rule_numbers.index(rule.rule_id),
-                rule.is_except,
-            )
-            for rule in self._plan.net
-            if NameGlobs(rule.workloads).match(workload)
-        ]
+        rules = self._network.rules if self._sockets else self._plan.net
+        found = socket_rules(
+            [rule for rule in rules if NameGlobs(rule.workloads).match(workload)],
+            self._numbers,
+            asks=self._sockets,
+        )
+        if found.left_out:
+            _say(f"workload {workload}: {found.left_out}")
+        return found.rules
 
     def _answer(self, problems: list[str]) -> dict[str, Any]:
         return {

@@ -6,16 +6,27 @@ with its network rules, and their events. The system call program is attached wh
 
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agentd.daemon import channel
+from agentd.daemon.places import path_of
 from agentd.daemon.report import Reporter
 from agentd.errors import AgentdError
 from agentd.kernel.maps import KernelMaps
-from agentd.kernel.wire import REC_CHANGE, REC_EXEC, REC_EXIT, REC_FORK, REC_OPEN, REC_SOCKET
+from agentd.kernel.wire import (
+    CANDIDATE,
+    PROGRAM_PLACE,
+    REC_CHANGE,
+    REC_EXEC,
+    REC_EXIT,
+    REC_FORK,
+    REC_OPEN,
+    REC_SOCKET,
+)
 from agentd.workloads import discovery
 from agentd.workloads.cgroups import CgroupError, CgroupTree
 from agentd.workloads.identity import ANCESTRY_MAX, ProcessInfo, ProcessKey, same_start
@@ -36,6 +47,8 @@ _TOTALS = {
     REC_CHANGE: "file.change",
     REC_SOCKET: "network",
 }
+_DULL_NS = 10_000_000_000
+_CUT = "/.../"
 
 
 class Labelling:
@@ -56,6 +69,8 @@ class Labelling:
         self._supervisor = supervisor
         self._watching = False
         self._guarded: set[str] = set()
+        self.guards_needed = True
+        """Whether network rules need programs on control groups: no other hook decides them."""
         self._cgroups, self.cgroup_finding = CgroupTree.find()
         self.own: set[int] = {os.getpid(), os.getppid()}
         self.selectors = Selectors(())
@@ -112,9 +127,18 @@ class Labelling:
         )
         return len(found)
 
-    def candidate(self, pid: int) -> None:
-        """An unlabelled process has executed something; labels it if a selector matches now."""
-        if pid in self.own or not len(self.selectors):
+    def candidate(self, pid: int, record: bytes) -> None:
+        """An unlabelled process has executed something; labels it if a selector matches now.
+
+        The kernel is told of programs that concern no selector, so that a compilation, which starts
+        the same ones hundreds of times, does not wake this process for each.
+        """
+        exe = path_of(record[CANDIDATE.size :])
+        if not exe.startswith(_CUT) and not self.selectors.concern(exe):
+            until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _DULL_NS
+            self._kernel.ignore_program(record[PROGRAM_PLACE], until_ns)
+            return
+        if pid in self.own:
             return
         info = read_process(pid)
         if info is None:
@@ -271,6 +295,8 @@ class Labelling:
         session.cgroup = directory
 
     def _guard(self, directory: str) -> None:
+        if not self.guards_needed:
+            return
         answer = self.ask_supervisor({"op": "guard", "cgroup": directory})
         if answer.get("error") is None:
             self._guarded.add(directory)

@@ -16,7 +16,8 @@ from agentd.daemon.activity import Activity
 from agentd.daemon.calls import Calls
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
-from agentd.daemon.dispatch import Dispatch
+from agentd.daemon.cutting import Cutting
+from agentd.daemon.dispatch import RECORDS_TICK_S, Dispatch
 from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.loading import LoadError, Loading
@@ -34,6 +35,7 @@ from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
 from agentd.events.journal import FlushStatus, Journal
 from agentd.kernel.decisions import Decisions
+from agentd.kernel.heartbeat import Heartbeat
 from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.tier import OBSERVE
@@ -45,9 +47,8 @@ from agentd.workloads.sessions import SessionRegistry
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
 _SLICE = 64
-_TICK_S = 0.01
-_IDLE_TICK_S = 0.25
 _HOUSEKEEPING_NS = 250_000_000
+_DECIDED_NS = 50_000_000
 _STATE_KEY = "sessions"
 
 
@@ -82,6 +83,7 @@ class Engine:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
         self._kernel = KernelMaps(maps)
+        self._heartbeat = Heartbeat(maps["enforcing"])
         self._stand_in = StandIn(maps)
         self._journal = self._open_journal()
         self._reporter = Reporter(self._journal, Clock())
@@ -95,6 +97,7 @@ class Engine:
         families = message["families"]
         self._reporter.tier = message["tier"]
         self._decisions = Decisions(maps) if families["files"] != OBSERVE else None
+        self._labelling.guards_needed = self._decisions is None or families["network"] == OBSERVE
         self._policy = PolicyInForce(
             self._kernel,
             self._registry,
@@ -105,6 +108,7 @@ class Engine:
             if self._decisions
             else [],
             frozenset(message["hooks"]),
+            sockets=families["network"] != OBSERVE,
         )
         for family, hooks in message["missing"].items():
             log(f"this kernel has no hook {', '.join(hooks)}; {family} does without")
@@ -140,6 +144,7 @@ class Engine:
         self._control = Control(
             listener, self._settings.control_group, self._kernel, self._reporter
         )
+        self._cutting = Cutting(self._kernel, self._labelling, verdicts, self._reporter)
         self._reloads = Reloads(load_arguments, loaded, self._policy, self._labelling.own)
         self._operations = Operations(
             self._control,
@@ -159,6 +164,7 @@ class Engine:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._save
+        self._policy.meanings = self._journal.get("path-rules") or []
         self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
@@ -195,22 +201,26 @@ class Engine:
         poll.register(self._supervisor.fileno(), select.EPOLLIN)
         poll.register(self._wake_read, select.EPOLLIN)
         flush_ns = self._settings.flush_ms * 1_000_000
-        next_flush = next_housekeeping = 0
+        soon_ns = min(flush_ns, _DECIDED_NS)
+        flushed = next_housekeeping = 0
         while not self._stopping:
-            busy = self._dispatch.busy() or self._reloads.compiled
-            watching = len(self._registry) or self._journal.pending
-            timeout = 0.0 if busy else (_TICK_S if watching else _IDLE_TICK_S)
-            if self._decisions is not None:
-                self._decisions.beat(self._reporter.clock.now())
+            if self._dispatch.busy() or self._reloads.compiled:
+                timeout = 0.0
+            elif self._dispatch.flowing() or self._journal.pending:
+                timeout = RECORDS_TICK_S
+            else:
+                timeout = max(0.0, (next_housekeeping - time.monotonic_ns()) / 1e9)
+            self._heartbeat.beat(self._reporter.clock.now())
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
             self._dispatch.linger()
             self._dispatch.drain(_SLICE)
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors
+                self._cutting.start()
             now = time.monotonic_ns()
-            if now >= next_flush:
-                next_flush = now + flush_ns
+            if now - flushed >= (soon_ns if self._journal.decided else flush_ns):
+                flushed = now
                 self._flush()
             if now >= next_housekeeping:
                 next_housekeeping = now + _HOUSEKEEPING_NS
@@ -225,6 +235,7 @@ class Engine:
         self._reporter.flush()
         self._journal.close()
         self._reloads.close()
+        self._cutting.close()
         self._control.close()
         self._labelling.close()
 
@@ -273,6 +284,7 @@ class Engine:
         if self._decisions is not None:
             self._decisions.drop_stale_answers(self._reporter.clock.now())
         self._dispatch.sweep()
+        self._cutting.turn()
         self._reporter.clock.adjust()
         self._report_losses()
         self._policy.rescan()
@@ -338,6 +350,7 @@ class Engine:
         self._labelling.changed = False
         self._journal.set(_STATE_KEY, self._registry.to_state())
         self._journal.set("holds", self._approvals.last_number)
+        self._journal.set("path-rules", self._policy.meanings)
         self._journal.set("losses", [[*key, count] for key, count in self._losses.items()])
         self._journal.flush()
 

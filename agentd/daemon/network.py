@@ -2,23 +2,38 @@
 
 import os
 import socket
+from errno import EAGAIN
 from typing import Any
 
+from agentd.daemon import endpoints
 from agentd.daemon.fold import Fold
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
-from agentd.daemon.places import given_path, path_of, true_path, unix_path
 from agentd.daemon.report import Reporter
 from agentd.daemon.verdicts import Verdicts
-from agentd.kernel.wire import SOCKET, SOCKET_ACCEPT, SOCKET_BIND, SOCKET_BLOCKED
-from agentd.workloads.identity import ProcessInfo, readable
+from agentd.kernel.wire import (
+    SOCKET,
+    SOCKET_ACCEPT,
+    SOCKET_BIND,
+    SOCKET_BIND_BLOCKED,
+    SOCKET_BLOCKED,
+    SOCKET_CREATE,
+    SOCKET_CREATE_BLOCKED,
+)
+from agentd.workloads.identity import ProcessInfo
 from agentd.workloads.sessions import Session
 
 _EPERM = -1
-_FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6", socket.AF_UNIX: "unix"}
-_PROTOCOLS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmp", 132: "sctp", 262: "mptcp"}
-_CLASSES = {SOCKET_BIND: "network.bind", SOCKET_ACCEPT: "network.accept"}
-_MAPPED = bytes(10) + b"\xff\xff"
+_CLASSES = {
+    SOCKET_BIND: "network.bind",
+    SOCKET_BIND_BLOCKED: "network.bind",
+    SOCKET_ACCEPT: "network.accept",
+    SOCKET_CREATE: "network.socket",
+    SOCKET_CREATE_BLOCKED: "network.socket",
+}
+_BLOCKED = frozenset({SOCKET_BLOCKED, SOCKET_BIND_BLOCKED, SOCKET_CREATE_BLOCKED})
+_CREATED = frozenset({SOCKET_CREATE, SOCKET_CREATE_BLOCKED})
+_TOLD_APART = ("family", "address", "port", "path", "protocol")
 _BURST = 1
 
 
@@ -32,7 +47,6 @@ class NetworkActivity:
         self._policy = policy
         self._verdicts = verdicts
         self._reporter = reporter
-        self._addresses: dict[bytes, str] = {}
         self._fold = Fold(_BURST)
 
     def forget(self, session: Session) -> None:
@@ -44,18 +58,18 @@ class NetworkActivity:
         fields = SOCKET.unpack_from(record)
         time_ns, count = fields[3], fields[8]
         op, _, _, _, result, rule = fields[10:16]
-        network = self._describe(fields[10:], record[SOCKET.size :])
+        network = _describe(fields[10:], record[SOCKET.size :])
         cls = _CLASSES.get(op, "network.connect")
         described = None
-        if op == SOCKET_BLOCKED:
-            described = self._blocked(cls, session, info, network, rule)
+        if op in _BLOCKED:
+            described = self._blocked(cls, session, info, network, rule, judged=result != -EAGAIN)
         elif cls == "network.connect" and result == _EPERM and self._labelling.guarded(session):
             return  # the record of the refusal has told it
         elif self._policy.evaluator.wants(cls, session.workload):
             decision = self._verdicts.judge(cls, session, info, network)
             described = self._verdicts.after_effect(decision, session, info)
         if described is None and count == 1:
-            key = (op, result, *(network.get(k) for k in ("address", "port", "path", "protocol")))
+            key = (op, result, *(network.get(name) for name in _TOLD_APART))
             if op == SOCKET_ACCEPT:
                 key = (op, network.get("address"), network.get("path"))
             count = self._fold.count(session.number, key)
@@ -66,64 +80,52 @@ class NetworkActivity:
         )
 
     def _blocked(
-        self, cls: str, session: Session, info: ProcessInfo, network: dict[str, Any], number: int
+        self,
+        cls: str,
+        session: Session,
+        info: ProcessInfo,
+        network: dict[str, Any],
+        number: int,
+        *,
+        judged: bool,
     ) -> dict[str, Any]:
-        """The event's decision; the kernel has refused, whatever the rules say by now."""
+        """The event's decision; the kernel has refused, whatever the rules say by now.
+
+        Not `judged`: there was nobody to ask, and the workload's `on_failure` has refused.
+        """
         rule = self._policy.net_rule(number)
-        decision = self._verdicts.judge(cls, session, info, network)
+        decision = self._verdicts.judge(cls, session, info, network) if judged else None
         if decision is None:
+            gone = "refused by a rule that has been replaced since"
+            alone = "it could not be judged in time; the workload's on_failure refused it"
             return {
                 "verdict": "deny",
                 "rules": [rule],
-                "reason": "refused by a rule that has been replaced since",
+                "reason": gone if judged else alone,
                 "tier": self._reporter.tier,
                 "before_effect": True,
                 "outcome": "blocked",
             }
+        if decision.kill_scope == "session" and session.posture == "enforce":
+            self._verdicts.kill(decision, session, info)
         described = self._reporter.describe(
             decision, session, before_effect=True, outcome="blocked"
         )
         described["rules"] = list(dict.fromkeys([rule, *decision.rules]))
         return described
 
-    def _describe(self, fields: tuple[Any, ...], real: bytes) -> dict[str, Any]:
-        """The `network` object; an IPv4 address used through an IPv6 socket is an IPv4 address."""
-        op, family, protocol, port, result, _, address, path_len, path, real_len, relative = fields
-        if family == socket.AF_UNIX:
-            network: dict[str, Any] = {
-                "family": "unix",
-                "protocol": "unix",
-                "path": unix_path(path[:path_len]),
-            }
-            if real_len:
-                found = path_of(real[:real_len])
-                if relative:
-                    given = path[:path_len].split(b"\0", 1)[0]
-                    found = readable(true_path(given_path(real[:real_len], given)))
-                if found != network["path"]:
-                    network |= {"path": found, "given": network["path"]}
-        else:
-            if address.startswith(_MAPPED):
-                family = socket.AF_INET
-            network = {
-                "family": _FAMILIES.get(family, str(family)),
-                "protocol": _PROTOCOLS.get(protocol, str(protocol)),
-                "address": self._address(address),
-                "port": port,
-            }
-        if result:
-            network["error"] = os.strerror(-result)
-        network["direction"] = "inbound" if op == SOCKET_ACCEPT else "outbound"
-        return network
 
-    def _address(self, packed: bytes) -> str:
-        text = self._addresses.get(packed)
-        if text is None:
-            if packed.startswith(_MAPPED):
-                text = socket.inet_ntop(socket.AF_INET, packed[12:])
-            else:
-                text = socket.inet_ntop(socket.AF_INET6, packed)
-            if len(self._addresses) > 4096:
-                self._addresses.clear()
-            self._addresses[packed] = text
-        return text
+def _describe(fields: tuple[Any, ...], real: bytes) -> dict[str, Any]:
+    """The `network` object of `struct socket_record`."""
+    op, family, protocol, port, result, _, address, path_len, path, real_len, relative = fields
+    if op in _CREATED:
+        network = endpoints.kind(family, port, protocol)
+    elif family == socket.AF_UNIX:
+        network = endpoints.given_unix(path[:path_len], real[:real_len], relative=bool(relative))
+    else:
+        network = endpoints.internet(family, protocol, address, port)
+    if result and op not in _BLOCKED:
+        network["error"] = os.strerror(-result)
+    if op not in _CREATED:
+        network["direction"] = "inbound" if op == SOCKET_ACCEPT else "outbound"
+    return network

@@ -7,6 +7,7 @@ from typing import Any
 
 from agentd import __version__, paths
 from agentd.daemon.control import Control, Peer, Refused
+from agentd.daemon.descriptors import open_files
 from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
@@ -70,6 +71,7 @@ class Operations:
             task = read_task(given) if given else None
         except TaskError as error:
             raise Refused("bad-request", f"task: {error}") from error
+        self._refuse_open_files(peer.pid, str(request["workload"]))
         try:
             session = self._labelling.run(peer.pid, str(request["workload"]), task)
         except SessionError as error:
@@ -81,6 +83,21 @@ class Operations:
             "workload": session.workload,
             "posture": session.posture,
         }
+
+    def _refuse_open_files(self, pid: int, name: str) -> None:
+        """What is open already is judged here: of it the kernel sees no open any more."""
+        workload = self._policy.workloads.get(name)
+        if workload is None or workload.posture != "enforce":
+            return
+        for file in open_files(pid):
+            subject = {"path": file.path, "access": file.access}
+            decision = self._policy.evaluator.evaluate("file.open", name, subject)
+            if decision is not None and decision.verdict in {"deny", "kill"}:
+                raise Refused(
+                    "denied",
+                    f"descriptor {file.fd} is {file.path}, which rule {decision.rule} denies;"
+                    " close it first",
+                )
 
     def _ps(self, _peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
         self._labelling.synchronize()

@@ -9,9 +9,9 @@ from typing import Any, Final
 import agentd
 from agentd import paths
 from agentd.kernel.inodes import Inode, InodeReader
+from agentd.kernel.pins import Pins
 
 _OPTION: Final = "--config="
-PINS: Final = Path("/sys/fs/bpf/agentd")
 
 
 def own_places(
@@ -34,7 +34,7 @@ def own_places(
         *directories,
         paths.CONFIG_FILE.parent,
         Path(agentd.__file__).parent,
-        PINS,
+        Pins(Path(config["runtime_dir"])).directory,
     ]
     given = [text.removeprefix(_OPTION) for text in arguments if text.startswith(_OPTION)]
     given.append(os.environ.get("AGENTD_CONFIG", ""))

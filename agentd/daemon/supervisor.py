@@ -23,7 +23,9 @@ from agentd.daemon import channel, spawn
 from agentd.daemon.standin import StandIn
 from agentd.errors import AgentdError
 from agentd.kernel.guarded import GuardedProcesses
+from agentd.kernel.heartbeat import Heartbeat
 from agentd.kernel.libbpf import KernelError
+from agentd.kernel.pins import Pins
 from agentd.kernel.sensor import Sensor
 
 EXIT_FAILED = 1
@@ -108,6 +110,9 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._publisher_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._released: list[dict[str, Any]] = []
+        self._stand_in: StandIn | None = None
+        self._adopted = False
+        self._unload = False
         self._stopping = False
 
     def run(self) -> int:
@@ -116,8 +121,9 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._start_engine()  # its imports and our loading run at the same time
-        self._sensor.load()
-        self._stand_in = StandIn(self._sensor.maps)
+        if not Pins.any():
+            self._sensor.load()
+        # Else it is loaded once the configuration says whether the maps that were left are ours.
         try:
             return self._loop()
         finally:
@@ -132,7 +138,8 @@ class Supervisor:
                 if not self._ever_ready:
                     return status if status > 0 else EXIT_FAILED
             self._publisher_gone(self._publisher.reap())
-            if not self._engine_ready:
+            if not self._engine_ready and self._stand_in is not None:
+                self._heartbeat.beat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
                 self._released += self._stand_in.release_all(
                     time.clock_gettime_ns(time.CLOCK_BOOTTIME)
                 )
@@ -158,6 +165,7 @@ class Supervisor:
     def _on_signal(self, number: int, _frame: object) -> None:
         if number in {signal.SIGTERM, signal.SIGINT}:
             self._stopping = True
+            self._unload = number == signal.SIGINT
         elif number == signal.SIGHUP and self._engine.process is not None:
             self._engine.process.send_signal(signal.SIGHUP)
 
@@ -223,18 +231,30 @@ class Supervisor:
                 " runtime_dir"
             ) from None
         self._lock = lock
-        self._sensor.enforce(self._config["tier"])
-        guarded = self._sensor.maps.get("guarded")
-        if guarded is not None:
-            self._guarded = GuardedProcesses(guarded)
-            self._guard_processes()
-        self._sensor.attach()
+        self._take_over(Pins(runtime))
         path = runtime / "control.sock"
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         path.chmod(0o666)
         self._listener.listen(64)
+
+    def _take_over(self, pins: Pins) -> None:
+        """Puts the programs in force, in the place of those that an earlier daemon has left."""
+        self._adopted = pins.exist()
+        if not self._sensor.maps:
+            self._sensor.load(pins.open_maps() if self._adopted else {})
+        self._sensor.enforce(self._config["tier"])
+        for what, why in self._sensor.enforcer.refusals.items():
+            _log(f"{what}: {why}")
+        self._heartbeat = Heartbeat(self._sensor.maps["enforcing"])
+        self._heartbeat.beat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        guarded = self._sensor.maps.get("guarded")
+        if guarded is not None:
+            self._guarded = GuardedProcesses(guarded)
+            self._guard_processes()
+        self._sensor.attach(pins)
+        self._stand_in = StandIn(self._sensor.maps)
 
     def _send_kernel(self) -> None:
         if self._channel is None or self._listener is None:
@@ -243,7 +263,7 @@ class Supervisor:
         message = {
             "op": "kernel",
             "maps": [[m.name, m.key_size, m.value_size, m.max_entries] for m in maps],
-            "restart": self._ever_ready,
+            "restart": self._ever_ready or self._adopted,
             "families": self._sensor.enforcer.families,
             "tier": self._sensor.enforcer.tier,
             "hooks": sorted(self._sensor.enforcer.hooks),
@@ -302,9 +322,10 @@ class Supervisor:
     def _shut_down(self) -> None:
         self._stopping = True
         self._engine.stop(self._wait)  # it may be waiting for an answer of ours
-        self._stand_in.release_all(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _RELEASE_ALL_NS)
+        if self._stand_in is not None:
+            self._stand_in.release_all(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _RELEASE_ALL_NS)
         self._publisher.stop()
-        self._sensor.close()
+        self._sensor.close(leave=self._ever_ready and not self._unload)
         if self._listener is not None:
             self._listener.close()
             (Path(self._config["runtime_dir"]) / "control.sock").unlink(missing_ok=True)

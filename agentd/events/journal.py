@@ -80,6 +80,8 @@ class Journal:
         self._floor = sent_floor
         self._writer = EventWriter(host, boot_id)
         self._buffer: list[store.Row] = []
+        self.decided = False
+        """Whether a decision waits in memory."""
         self._buffered = 0
         self._buffer_limit = buffer_bytes
         self._kv: dict[str, str] = {}
@@ -123,6 +125,7 @@ class Journal:
         self._seq = seq
         self._id += 1
         names = " ".join(rules) if rules else None
+        self.decided |= verdict is not None
         self._buffer.append(
             (self._id, self._boot, seq, time_ns, cls, workload, session, verdict, names, body)
         )
@@ -139,6 +142,7 @@ class Journal:
 
         After a failure the next attempt is made no sooner than 200 ms later.
         """
+        self.decided = False
         if self._buffer or self._kv or self._dropped or self._retention.unsent:
             if self._retry_at and time.monotonic_ns() < self._retry_at:
                 return self._status

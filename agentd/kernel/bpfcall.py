@@ -31,6 +31,7 @@ HELPER_MAP_LOOKUP = 1
 HELPER_SEND_SIGNAL = 109
 HELPER_PROBE_READ_USER = 112
 HELPER_PROBE_READ_KERNEL = 113
+HELPER_LOOP = 181
 
 _MAP_CREATE, _MAP_LOOKUP, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 0, 1, 5, 17, 28
 _SYSCALLS = {  # machine: (bpf, perf_event_open)
@@ -110,6 +111,12 @@ def calling_probe_read(helper: int) -> bytes:
             returning(0),
         )
     )
+
+
+def calling_loop() -> bytes:
+    """A program that calls `bpf_loop` with no function: EACCES where there is such a helper."""
+    arguments = (instruction(0xB7, dst=number) for number in range(1, 5))
+    return b"".join((*arguments, instruction(0x85, imm=HELPER_LOOP), returning(0)))
 
 
 def load_program(

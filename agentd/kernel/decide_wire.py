@@ -53,6 +53,7 @@ HOOK_INTERPRETER: Final = 10
 HOOK_CONNECT: Final = 11
 HOOK_SEND: Final = 12
 HOOK_BIND: Final = 13
+HOOK_SOCKET: Final = 14
 HOOK_TRACE: Final = 32
 HOOK_SIGNAL: Final = 33
 HOOK_NAMESPACE: Final = 34
@@ -61,6 +62,8 @@ HOOK_BPF: Final = 36
 HOOK_CONTROL: Final = 37
 
 SIGNALS: Final = 65
+
+SOCKET_RULE_BASE: Final = 0x10000
 
 
 class Positions(ctypes.Structure):
@@ -119,15 +122,6 @@ class InodeKey(ctypes.Structure):
 
 class Mark(ctypes.Structure):
     _fields_ = (("slots", Slots * VERSIONS), ("valid", c_uint32), ("pad", c_uint32))
-
-
-class Enforcing(ctypes.Structure):
-    _fields_ = (
-        ("version", c_uint32),
-        ("armed", c_uint32),
-        ("alive_ns", c_uint64),
-        ("epoch", c_uint64),
-    )
 
 
 class RefusalRecord(ctypes.Structure):
@@ -190,7 +184,6 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "path_rule": PathRule,
     "inode_key": InodeKey,
     "mark": Mark,
-    "enforcing": Enforcing,
     "refusal_record": RefusalRecord,
     "subject": Subject,
     "answer_key": AnswerKey,
@@ -203,7 +196,6 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
 REFUSAL: Final = unpacker(RefusalRecord)
 ANSWER_KEY: Final = unpacker(AnswerKey)
 ANSWER: Final = unpacker(Answer)
-ENFORCING: Final = unpacker(Enforcing)
 INODE_KEY: Final = unpacker(InodeKey)
 PATH_RULE: Final = unpacker(PathRule)
 ACCEPT: Final = unpacker(Accept)

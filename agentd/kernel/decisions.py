@@ -27,21 +27,19 @@ from agentd.kernel.decide_wire import (
     VERSION_BITS,
     VERSIONS,
     WORD,
-    Enforcing,
     Mark,
     bitset,
 )
 from agentd.kernel.inodes import Inode
 from agentd.kernel.libbpf import Map
 from agentd.kernel.maps import HoldValue
-from agentd.kernel.wire import MAX_WORKLOADS, NAME_LEN, U32, U64
+from agentd.kernel.wire import MAX_WORKLOADS, NAME_LEN, U32, U64, Enforcing
 
 _POSITIONS_SIZE: Final = MATCH_WORDS * 8
 _SLOTS_SIZE: Final = SLOT_WORDS * 8
 _MARK_SIZE: Final = ctypes.sizeof(Mark)
 _VALID_AT: Final = Mark.valid.offset
 _VERSION_WORD, _ARMED_WORD = Enforcing.version.offset // 4, Enforcing.armed.offset // 4
-_ALIVE_WORD: Final = Enforcing.alive_ns.offset // 8
 ALL_SLOTS: Final = (1 << MAX_SLOTS) - 1
 
 
@@ -86,16 +84,11 @@ class Decisions:
             maps["enforcing"].fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
         )
         self._words32 = memoryview(memory).cast("I")
-        self._words64 = memoryview(memory).cast("Q")
 
     @property
     def version(self) -> int:
         """The version in force: 0 or 1."""
         return self._words32[_VERSION_WORD]
-
-    def beat(self, now_ns: int) -> None:
-        """Says that somebody judges held calls; `now_ns` is CLOCK_BOOTTIME."""
-        self._words64[_ALIVE_WORD] = now_ns
 
     def install(
         self, tables: Tables, workloads: Mapping[int, WorkloadRules], moves: Mapping[int, int]

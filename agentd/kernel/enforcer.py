@@ -6,6 +6,7 @@ observe tier. What was found is in `families`, and why in `refusals`.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ FAMILIES: Final = {
     "files": "lsm_files",
     "names": "lsm_names",
     "exec": "lsm_exec",
+    "network": "lsm_network",
     "guard": "lsm_guard",
     "tree": "lsm_tree",
 }
@@ -94,11 +96,7 @@ class Enforcer:
         except KernelError as error:
             self.refusals[family] = str(error)
             return
-        for bpf_map in loaded.maps.values():
-            if bpf_map.name in shared:
-                bpf_map.close()
-            else:
-                shared[bpf_map.name] = bpf_map
+        loaded.share_maps(shared)
         self._programs += loaded.programs.values()
         sections = [program.section for program in loaded.programs.values()]
         self.hooks |= {name.removeprefix("lsm/") for name in sections if name.startswith("lsm/")}
@@ -108,9 +106,15 @@ class Enforcer:
         self.families[family] = way
         self.refusals.pop(family, None)
 
-    def attach(self) -> None:
-        """Puts the programs in force. Nothing is decided before the policy is armed."""
-        self._links += [program.attach_target() for program in self._programs]
+    def attach(self) -> Iterator[tuple[str, int]]:
+        """Puts the programs in force: each program's name and its attachment, as it is made.
+
+        Nothing is decided before the policy is armed.
+        """
+        for program in self._programs:
+            link = program.attach_target()
+            self._links.append(link)
+            yield program.name, link
 
     def close(self) -> None:
         """Detaches and unloads."""

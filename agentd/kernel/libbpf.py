@@ -133,6 +133,11 @@ class Map:
         self.max_entries = max_entries
         self._value = ctypes.create_string_buffer(max(value_size, 8))
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of a key, of a value, and how many entries there can be."""
+        return self.key_size, self.value_size, self.max_entries
+
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
         if _lib.bpf_map_lookup_elem(self.fd, key, self._value) < 0:
@@ -195,8 +200,16 @@ class Program:
         return _check(f"attach {self.name} to a cgroup", fd)
 
 
+def _sizes(pointer: int) -> tuple[int, int, int]:
+    return (
+        _lib.bpf_map__key_size(pointer),
+        _lib.bpf_map__value_size(pointer),
+        _lib.bpf_map__max_entries(pointer),
+    )
+
+
 class BpfObject:
-    """One compiled object, loaded. Maps of the names in `shared` are reused, not made."""
+    """One compiled object, loaded. Maps in `shared` of the same name and sizes are reused."""
 
     def __init__(
         self,
@@ -222,7 +235,7 @@ class BpfObject:
             raise KernelError(self._explain("open"), ctypes.get_errno())
         for pointer in self._each("bpf_object__next_map"):
             known = shared.get(_lib.bpf_map__name(pointer).decode())
-            if known:
+            if known and known.sizes == _sizes(pointer):
                 _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
         self.missing: list[str] = []
         for pointer in self._each("bpf_object__next_program"):
@@ -267,13 +280,19 @@ class BpfObject:
 
     @staticmethod
     def _map(pointer: int) -> Map:
-        return Map(
-            _lib.bpf_map__name(pointer).decode(),
-            os.dup(_lib.bpf_map__fd(pointer)),
-            _lib.bpf_map__key_size(pointer),
-            _lib.bpf_map__value_size(pointer),
-            _lib.bpf_map__max_entries(pointer),
-        )
+        name = _lib.bpf_map__name(pointer).decode()
+        return Map(name, os.dup(_lib.bpf_map__fd(pointer)), *_sizes(pointer))
+
+    def share_maps(self, shared: dict[str, Map]) -> None:
+        """Adds its maps to `shared`; one that did not fit is replaced there."""
+        for bpf_map in self.maps.values():
+            known = shared.get(bpf_map.name)
+            if known is not None and known.sizes == bpf_map.sizes:
+                bpf_map.close()
+                continue
+            if known is not None:
+                known.close()
+            shared[bpf_map.name] = bpf_map
 
     @staticmethod
     def _program(pointer: int) -> Program:

@@ -18,9 +18,9 @@ from agentd.kernel.wire import (
     NAME_LEN,
     REC_DATA,
     REC_FORK,
-    RULE_EXCEPT,
     SETTINGS,
     SOCKET_RULE,
+    SOCKET_RULES_BANK,
     TOTAL_KEY,
     U32,
     U64,
@@ -72,7 +72,8 @@ class SocketRuleValue(NamedTuple):
     port_low: int
     port_high: int
     rule: int
-    is_except: bool
+    flags: int
+    """RULE_ flags."""
 
 
 class KernelMaps:
@@ -147,10 +148,18 @@ class KernelMaps:
 
     # Policy
 
-    def set_workload(self, number: int, flags: int, rules: list[SocketRuleValue]) -> None:
-        """What the kernel decides for a workload: ROLE flags and network rules.
+    def ignore_program(self, program: bytes, until_ns: int) -> None:
+        """No exec of it by an unlabelled process is told until then (CLOCK_BOOTTIME).
 
-        At most 64 network rules; more raise ValueError, nothing is changed then.
+        `program` is a `struct program` as it came in a candidate record.
+        """
+        self._maps["dull_programs"].put(program, U64.pack(until_ns))
+
+    def set_workload(self, number: int, flags: int, rules: list[SocketRuleValue]) -> None:
+        """What the kernel decides for a workload: HOLDS_ and TELLS_ flags and network rules.
+
+        The rules are written beside those in force, so that at no moment one is missing. At most
+        128 network rules; more raise ValueError, nothing is changed then.
         """
         if number >= MAX_WORKLOADS:
             raise ValueError(f"workload number {number}: the kernel side has {MAX_WORKLOADS}")
@@ -159,22 +168,11 @@ class KernelMaps:
         table = self._maps["socket_rules"]
         conf = self._maps["workloads"]
         key = U32.pack(number)
-        before = conf.get(key)
-        conf.put(key, WORKLOAD.pack(flags, min(WORKLOAD.unpack(before or bytes(8))[1], len(rules))))
+        bank = ~WORKLOAD.unpack(conf.get(key) or bytes(8))[1] & SOCKET_RULES_BANK
+        start = (number + (MAX_WORKLOADS if bank else 0)) * MAX_SOCKET_RULES
         for index, rule in enumerate(rules):
-            table.put(
-                U32.pack(number * MAX_SOCKET_RULES + index),
-                SOCKET_RULE.pack(
-                    rule.address,
-                    rule.prefix,
-                    rule.protocol,
-                    rule.port_low,
-                    rule.port_high,
-                    rule.rule,
-                    RULE_EXCEPT if rule.is_except else 0,
-                ),
-            )
-        conf.put(key, WORKLOAD.pack(flags, len(rules)))
+            table.put(U32.pack(start + index), SOCKET_RULE.pack(*rule))
+        conf.put(key, WORKLOAD.pack(flags, len(rules) | bank))
 
     def set_names(self, wanted: Mapping[tuple[int, bytes], int]) -> None:
         """Replaces the name filter: (kind, text) -> flags. New names come before old ones go."""

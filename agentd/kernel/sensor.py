@@ -12,6 +12,8 @@ from typing import Final
 from agentd.errors import AgentdError
 from agentd.kernel.enforcer import Enforcer
 from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
+from agentd.kernel.pins import Pins
+from agentd.kernel.tier import OBSERVE
 from agentd.kernel.wire import U32
 
 _FOLDER: Final = Path(__file__).parent / "objects"
@@ -31,6 +33,7 @@ _RAW_TRACEPOINTS: Final = {
     "on_exit": "sched_process_exit",
     "on_exec": "sched_process_exec",
 }
+_SYSCALL_LINK: Final = "on_sys_exit"
 _CGROUP_PROGRAMS: Final = ("on_connect4", "on_connect6", "on_sendmsg4", "on_sendmsg6")
 
 SYSCALLS: Final[dict[str, dict[str, int]]] = {
@@ -38,6 +41,7 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "read": 0,
         "open": 2,
         "readv": 19,
+        "socket": 41,
         "connect": 42,
         "accept": 43,
         "sendto": 44,
@@ -70,6 +74,7 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "openat": 56,
         "read": 63,
         "readv": 65,
+        "socket": 198,
         "bind": 200,
         "accept": 202,
         "connect": 203,
@@ -97,6 +102,7 @@ _HANDLERS: Final = {
     "after_change_at": ("unlinkat",),
     "after_move": ("rename", "link"),
     "after_move_at": ("renameat", "renameat2", "linkat"),
+    "after_socket": ("socket",),
     "after_connect": ("connect",),
     "after_bind": ("bind",),
     "after_accept": ("accept", "accept4"),
@@ -124,20 +130,21 @@ class Sensor:
         self._always: list[int] = []
         self._syscalls: int | None = None
         self._guards: dict[str, list[int]] = {}
+        self._pins: Pins | None = None
         self.enforcer = Enforcer()
 
-    def load(self) -> None:
-        """Loads every object. Raises KernelError with libbpf's own words."""
+    def load(self, left: dict[str, Map] | None = None) -> None:
+        """Loads every object. Raises KernelError with libbpf's own words.
+
+        `left`: pinned maps of an earlier daemon, to go on with.
+        """
+        self.maps |= left or {}
         for name in OBJECTS:
             path = _FOLDER / f"{name}.bpf.o"
             if not path.is_file():
                 raise AgentdError(f"{path} is missing; run `make objects` or reinstall agentd")
             loaded = BpfObject(name, path.read_bytes(), self.maps)
-            for bpf_map in loaded.maps.values():
-                if bpf_map.name in self.maps:
-                    bpf_map.close()
-                else:
-                    self.maps[bpf_map.name] = bpf_map
+            loaded.share_maps(self.maps)
             self._programs |= loaded.programs
             loaded.close()
         numbers = syscall_numbers()
@@ -153,11 +160,32 @@ class Sensor:
         """Loads the LSM programs: those of a tier, or of the best one ("auto")."""
         self.enforcer.load(tier, _FOLDER, self.maps)
 
-    def attach(self) -> None:
-        """Attaches what is always on: attribution, and decisions where the kernel takes them."""
-        self.enforcer.attach()
+    def attach(self, pins: Pins) -> None:
+        """Attaches what is always on: attribution, and decisions where the kernel takes them.
+
+        Where it takes them, they and what they rest on are pinned: they outlive this process, and
+        take over one by one from those of an earlier one.
+        """
+        if self.enforcer.tier != OBSERVE:
+            self._pins = pins
+            pins.make()
+            for bpf_map in self.maps.values():
+                pins.keep_map(bpf_map)
+        kept = {_SYSCALL_LINK}
         for name, tracepoint in _RAW_TRACEPOINTS.items():
-            self._always.append(self._programs[name].attach_raw_tracepoint(tracepoint))
+            link = self._programs[name].attach_raw_tracepoint(tracepoint)
+            self._always.append(link)
+            self._keep(name, link)
+            kept.add(name)
+        for name, link in self.enforcer.attach():
+            self._keep(name, link)
+            kept.add(name)
+        if self._pins is not None:
+            self._pins.retain_links(kept)
+
+    def _keep(self, name: str, link: int) -> None:
+        if self._pins is not None:
+            self._pins.keep_link(name, link)
 
     def guard(self, cgroup: str) -> None:
         """Attaches the network rules to one session's cgroup; idempotent.
@@ -185,15 +213,21 @@ class Sensor:
     def watch_syscalls(self, wanted: bool) -> None:
         """Attaches or detaches the program on the system call path; idempotent."""
         if wanted and self._syscalls is None:
-            dispatcher = self._programs["on_sys_exit"]
+            dispatcher = self._programs[_SYSCALL_LINK]
             self._syscalls = dispatcher.attach_raw_tracepoint("sys_exit")
+            self._keep(_SYSCALL_LINK, self._syscalls)
         elif not wanted and self._syscalls is not None:
+            if self._pins is not None:
+                self._pins.drop_link(_SYSCALL_LINK)
             os.close(self._syscalls)
             self._syscalls = None
 
-    def close(self) -> None:
-        """Detaches and unloads everything."""
-        self.watch_syscalls(wanted=False)
+    def close(self, *, leave: bool = False) -> None:
+        """Detaches and unloads everything; with `leave`, all but what is pinned."""
+        if not leave:
+            self.watch_syscalls(wanted=False)
+            if self._pins is not None:
+                self._pins.remove()
         for cgroup in list(self._guards):
             self.unguard(cgroup)
         self.enforcer.close()

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentd.kernel import host
-from agentd.kernel.tier import ENFORCE_FMODRET as ENFORCE_FMODRET
-from agentd.kernel.tier import ENFORCE_LSM as ENFORCE_LSM
-from agentd.kernel.tier import NONE as NONE
-from agentd.kernel.tier import OBSERVE as OBSERVE
+from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, NONE, OBSERVE
 from agentd.kernel.trials import SLOW_TRIALS, TRIALS, RefusedError, Trial
+
+__all__ = ["ENFORCE_FMODRET", "ENFORCE_LSM", "NONE", "OBSERVE", "Capabilities", "Family", "probe"]
 
 # What this version of agentd drives. On a kernel of a better tier it runs as `observe`.
 DRIVEN_TIERS = (ENFORCE_LSM, ENFORCE_FMODRET, OBSERVE)
@@ -33,7 +32,7 @@ DRIVEN_TIERS = (ENFORCE_LSM, ENFORCE_FMODRET, OBSERVE)
 _REFUSED_TO_ROOT = (
     "EPERM in spite of the capabilities: this kernel refuses the kind (locked down or built so)"
 )
-_OBSERVE_NEEDS = ("raw_tracepoint", "ring_buffer", "send_signal", "probe_read")
+_OBSERVE_NEEDS = ("raw_tracepoint", "ring_buffer", "send_signal", "probe_read", "bpf_loop")
 
 
 @dataclass(slots=True, frozen=True)

@@ -6,6 +6,7 @@ its own process group. Nothing outlives the call.
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,20 @@ def _probe_read(_: Trial) -> str:
     return "user and kernel reads loaded"
 
 
+def _loop(_: Trial) -> str:
+    try:
+        return _load_only(bpfcall.PROG_RAW_TRACEPOINT, bpfcall.calling_loop())
+    except PermissionError as error:
+        if error.errno == errno.EACCES:  # the helper is there and wants a function
+            return "known to the verifier"
+        raise
+    except OSError as error:
+        raise RefusedError(
+            f"agentd's programs loop with it, and this kernel has none ({error.strerror})",
+            "boot Linux 5.17 or later",
+        ) from None
+
+
 def _tracepoint(_: Trial) -> str:
     return _load_only(bpfcall.PROG_TRACEPOINT, bpfcall.returning(0))
 
@@ -225,6 +240,7 @@ TRIALS: tuple[tuple[str, Callable[[Trial], str]], ...] = (
     ("raw_tracepoint", _raw_tracepoint),
     ("send_signal", _send_signal),
     ("probe_read", _probe_read),
+    ("bpf_loop", _loop),
     ("cgroup_connect", _cgroup_connect),
     ("tp_btf", _tp_btf),
     ("fentry", _fentry),

@@ -30,6 +30,9 @@ SOCKET_CONNECT: Final = 1
 SOCKET_BIND: Final = 2
 SOCKET_ACCEPT: Final = 3
 SOCKET_BLOCKED: Final = 4
+SOCKET_CREATE: Final = 5
+SOCKET_BIND_BLOCKED: Final = 6
+SOCKET_CREATE_BLOCKED: Final = 7
 
 DATA_LOST: Final = 1
 DATA_INSIDE: Final = 2
@@ -51,6 +54,7 @@ HOLDS_EXECS: Final = 8
 HOLDS_FAIL_CLOSED: Final = 16
 TELLS_CHANGES: Final = 32
 TELLS_SOCKETS: Final = 64
+TELLS_OPENS: Final = 128
 
 ROLE_MCP: Final = 1
 ROLE_TO_SERVER: Final = 2
@@ -71,8 +75,18 @@ NAME_EXEC: Final = 5
 MAX_WORKLOADS: Final = 256
 MAX_CPUS: Final = 1024
 MAX_WAITS: Final = 1088
-MAX_SOCKET_RULES: Final = 64
+MAX_SOCKET_RULES: Final = 128
+SOCKET_RULE_BANKS: Final = 2
+SOCKET_RULES_BANK: Final = 0x10000
 RULE_EXCEPT: Final = 1
+RULE_ASK: Final = 2
+RULE_KILL: Final = 4
+RULE_BIND: Final = 8
+RULE_SOCKET: Final = 16
+RULE_UNIX: Final = 32
+RULE_ABSTRACT: Final = 64
+RULE_IPV6: Final = 128
+FAMILY_RAW: Final = 256
 
 MASK_CANDIDATES: Final = 1
 MASK_EXEC_ALL: Final = 2
@@ -98,6 +112,25 @@ class ForkRecord(ctypes.Structure):
         ("head", Record),
         ("child_start_ns", c_uint64),
         ("child", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class Program(ctypes.Structure):
+    _fields_ = (
+        ("ino", c_uint64),
+        ("parent", c_uint64),
+        ("name", c_uint64),
+        ("dev", c_uint32),
+        ("generation", c_uint32),
+    )
+
+
+class CandidateRecord(ctypes.Structure):
+    _fields_ = (
+        ("head", Record),
+        ("program", Program),
+        ("path_len", c_uint32),
         ("pad", c_uint32),
     )
 
@@ -256,9 +289,20 @@ class Settings(ctypes.Structure):
     )
 
 
+class Enforcing(ctypes.Structure):
+    _fields_ = (
+        ("version", c_uint32),
+        ("armed", c_uint32),
+        ("alive_ns", c_uint64),
+        ("epoch", c_uint64),
+    )
+
+
 MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "record": Record,
     "fork_record": ForkRecord,
+    "program": Program,
+    "candidate_record": CandidateRecord,
     "exec_record": ExecRecord,
     "exit_record": ExitRecord,
     "open_record": OpenRecord,
@@ -275,6 +319,7 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "file_id": FileId,
     "socket_rule": SocketRule,
     "settings": Settings,
+    "enforcing": Enforcing,
 }
 """The C name of every struct that is mirrored here."""
 
@@ -313,6 +358,7 @@ def unpacker(structure: type[ctypes.Structure]) -> struct.Struct:
 
 RECORD: Final = unpacker(Record)
 FORK: Final = unpacker(ForkRecord)
+CANDIDATE: Final = unpacker(CandidateRecord)
 EXEC: Final = unpacker(ExecRecord)
 EXIT: Final = unpacker(ExitRecord)
 OPEN: Final = unpacker(OpenRecord)
@@ -329,6 +375,11 @@ SOCKET_RULE: Final = unpacker(SocketRule)
 SETTINGS: Final = unpacker(Settings)
 U32: Final = struct.Struct("=I")
 U64: Final = struct.Struct("=Q")
+
+PROGRAM_PLACE: Final = slice(
+    CandidateRecord.program.offset, CandidateRecord.program.offset + ctypes.sizeof(Program)
+)
+"""Where the bytes of the program are in a candidate record."""
 
 HOLD_STATE_OFFSET: Final = Hold.state.offset
 """Where `hold.state` is; it is the only member that user space changes."""

@@ -4,11 +4,9 @@ The name filter lets through a superset of the opens that rules want (user space
 through); the network rules are final, so only those that mean exactly the same there are compiled.
 """
 
-import ipaddress
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 from agentd.policy.globs import (
     KeyKind,
@@ -18,17 +16,13 @@ from agentd.policy.globs import (
     path_glob,
     split_negated,
 )
+from agentd.policy.network_plan import BINDING, NetRule, connects_by_address
 from agentd.policy.rules import Policy, Rule
 from agentd.policy.side import SIDE_KINDS
 
 WATCH = 1
 HOLD = 2
 WRITE_ONLY = 4
-
-PROTOCOLS = {"tcp": 6, "udp": 17}  # IANA protocol numbers; 0 is any
-BINDING = frozenset({"deny", "hold", "kill"})
-Place = tuple[Literal[0, 4, 6], bytes, int]  # family, address, prefix length
-MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +35,6 @@ class NameKey:
     kind: KeyKind
     text: bytes
     flags: int
-
-
-@dataclass(frozen=True, slots=True)
-class NetRule:
-    """One static rule on connects. An exception comes before the rules of the same `rule_id`.
-
-    `address` has 16 bytes; IPv4 is in its mapped form with 96 added to `prefixlen`, so that the
-    same rule covers an IPv4 address used through an IPv6 socket. family 0 is any address.
-    """
-
-    rule_id: str
-    workloads: tuple[str, ...]
-    family: Literal[0, 4, 6]
-    address: bytes
-    prefixlen: int
-    port_lo: int
-    port_hi: int
-    protocol: int
-    is_except: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +57,7 @@ class KernelPlan:
     net: list[NetRule] = field(default_factory=list)
     notes: list[RuleNote] = field(default_factory=list)
     holding: dict[str, list[NameGlobs]] = field(default_factory=dict)
-    """"mcp", "open", "exec" -> the workloads for which such events must be judged."""
+    """"mcp", "open", "write", "exec" -> the workloads for which such events must be judged."""
 
     def mcp_holds(self, workload: str) -> bool:
         """Whether requests of that workload must be judged before the server sees them."""
@@ -91,6 +66,10 @@ class KernelPlan:
     def open_holds(self, workload: str) -> bool:
         """Whether some open may be refused."""
         return self._holds("open", workload)
+
+    def judges_writes(self, workload: str) -> bool:
+        """Whether opens for writing must all be told: no name says which of them a rule wants."""
+        return self._holds("write", workload)
 
     def exec_holds(self, workload: str) -> bool:
         """Whether some exec may be refused."""
@@ -128,7 +107,7 @@ def compile_plan(
                 _holding(plan, "exec", rule)
             case "network.connect" if binding:
                 _add_network(plan, rule)
-            case "network.bind" | "file.delete" | "file.rename" if binding:
+            case "network.bind" | "network.socket" | "file.delete" | "file.rename" if binding:
                 _note(plan, rule, f"{rule.on} is seen here only after it happened")
             case on if on in SIDE_KINDS:
                 text = f"{on} needs an enforce tier"
@@ -168,6 +147,8 @@ def _add_names(names: dict[tuple[KeyKind, bytes], int], rule: Rule, plan: Kernel
         text = "an open that truncates has emptied the file before it is judged here"
         plan.notes.append(RuleNote(rule.id, text))
     unfiltered = not globs or any(glob.key is None for glob in globs)
+    if unfiltered and "write" in (rule.match.access or ("write",)):
+        _holding(plan, "write", rule)
     if unfiltered and rule.action in BINDING:
         _note(plan, rule, "no name, extension or directory to stop opens for writing by")
 
@@ -193,39 +174,4 @@ def _add_network(plan: KernelPlan, rule: Rule) -> None:
         what = "a connect" if rule.action == "hold" else "a condition ('when') of a connect"
         _note(plan, rule, f"{what} cannot be judged before it happens here")
         return
-    networks = [ipaddress.ip_network(text) for text in rule.match.cidr or ()]
-    excepted = [ipaddress.ip_network(text) for text in rule.match.except_ or ()]
-    if any(_covers_mapped(network) for network in [*networks, *excepted]):
-        _note(plan, rule, "an IPv6 network that contains ::ffff:0:0/96 would include IPv4 here")
-        return
-    any_address: list[Place] = [(0, bytes(16), 0)]
-    for family, address, prefixlen in map(_as_bytes, excepted):
-        plan.net.append(_net(rule, (family, address, prefixlen), (0, 65535), 0, is_except=True))
-    for place in [_as_bytes(network) for network in networks] or any_address:
-        for ports in rule.match.port or ((0, 65535),):
-            for protocol in [PROTOCOLS[name] for name in protocols if name in PROTOCOLS] or [0]:
-                plan.net.append(_net(rule, place, ports, protocol, is_except=False))
-
-
-def _net(
-    rule: Rule,
-    place: Place,
-    ports: tuple[int, int],
-    protocol: int,
-    *,
-    is_except: bool,
-) -> NetRule:
-    return NetRule(rule.id, rule.workloads, *place, *ports, protocol, is_except)
-
-
-def _covers_mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    return isinstance(network, ipaddress.IPv6Network) and network.overlaps(MAPPED)
-
-
-def _as_bytes(
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
-) -> Place:
-    packed = network.network_address.packed
-    if isinstance(network, ipaddress.IPv4Network):
-        return 4, MAPPED.network_address.packed[:12] + packed, network.prefixlen + 96
-    return 6, packed, network.prefixlen
+    plan.net += connects_by_address(rule)

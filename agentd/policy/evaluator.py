@@ -118,6 +118,8 @@ class CompiledRule:
             case "file":
                 test = matching.FileTest(rule.match)
                 self.names, self.paths = test, test.paths.positive
+            case _ if rule.on == "network.socket":
+                self.names = matching.socket_test(rule.match)
             case _:
                 self.names = matching.network_test(rule.match)
 

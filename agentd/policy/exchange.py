@@ -96,6 +96,7 @@ def _read_match(data: Json) -> Match:
         protocol=_items(data["protocol"]),
         signal=_items(data["signal"]),
         kind=_items(data["kind"]),
+        family=_items(data["family"]),
     )
 
 

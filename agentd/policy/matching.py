@@ -15,6 +15,7 @@ from agentd.policy.paths import canonical
 from agentd.policy.regexes import Regex
 from agentd.policy.rules import Match, TextTest
 from agentd.policy.side import signal_number
+from agentd.policy.socket_paths import names_abstract
 
 Subject = dict[str, Any]
 Test = Callable[[Subject], bool]
@@ -174,14 +175,28 @@ def file_paths(subject: Subject) -> list[str]:
     ]
 
 
+def socket_test(match: Match) -> Test:
+    """The test of the kind of a socket that is made."""
+    families = None if match.family is None else frozenset(match.family)
+
+    def test(subject: Subject) -> bool:
+        return families is None or subject.get("family") in families
+
+    return test
+
+
 def network_test(match: Match) -> Test:
-    """The test of address, port, protocol and Unix socket path."""
+    """The test of address, port, protocol and Unix socket path.
+
+    A glob that has a path in it means no abstract name (`@...`).
+    """
     networks = [_range(text) for text in match.cidr or ()]
     excepted = [_range(text) for text in match.except_ or ()]
     ports = match.port
     protocols = None if match.protocol is None else frozenset(match.protocol)
     path = _globs(match.path)
     internet = bool(networks or excepted or ports)
+    abstract = match.path is None or names_abstract(match.path)
 
     def test_internet(subject: Subject) -> bool:
         if path is not None:
@@ -200,12 +215,15 @@ def network_test(match: Match) -> Test:
             and not _inside(address, excepted)
         )
 
+    def test_path(text: str) -> bool:
+        return path is not None and (abstract or not text.startswith("@")) and path.match(text)
+
     def test(subject: Subject) -> bool:
         if subject.get("family") == "unix":
             return (
                 not internet
                 and (protocols is None or "unix" in protocols)
-                and (path is None or path.match(str(subject.get("path") or "")))
+                and (path is None or test_path(str(subject.get("path") or "")))
             )
         return (protocols is None or subject.get("protocol") in protocols) and test_internet(
             subject

@@ -28,6 +28,7 @@ from agentd.policy.rules import (
     Protocol,
     Rule,
     Severity,
+    SocketFamily,
 )
 from agentd.policy.side import KINDS, signal_number
 
@@ -46,6 +47,7 @@ MATCH_FIELDS: dict[str, frozenset[str]] = {
     "process.namespace": frozenset({"kind"}),
     "system.mount": frozenset({"kind", "path", "except_"}),
     "system.bpf": frozenset(),
+    "network.socket": frozenset({"family"}),
 }
 """By kind of event; where that is not listed, by its first part."""
 
@@ -197,6 +199,9 @@ class MatchModel(_Strict):
     ) = None
     signal: Annotated[tuple[int, ...], BeforeValidator(_signals), Field(min_length=1)] | None = None
     kind: Annotated[tuple[Kind, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    family: (
+        Annotated[tuple[SocketFamily, ...], BeforeValidator(_listed), Field(min_length=1)] | None
+    ) = None
 
 
 class ApproveModel(_Strict):
@@ -271,6 +276,8 @@ def problems(rule: RuleModel) -> Iterator[Problem]:
     elif rule.on == "system.mount":
         yield from _checked("path", rule.match.path, _path_glob)
         yield from _checked("except", rule.match.except_, _path_glob)
+    elif rule.on == "network.socket" and rule.match.family is None:
+        yield ("match",), f"{rule.on} needs 'family'", "name kinds of sockets: [raw, packet, vsock]"
     elif rule.family == "network":
         yield from _checked("except", rule.match.except_, _network)
 

@@ -5,13 +5,14 @@ a person decides, and one whose globs the kernel cannot express exactly makes it
 before the effect as well.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from agentd.policy.automaton import Automaton, SlotGlobs, compile_globs
 from agentd.policy.globs import NameGlobs, split_negated
+from agentd.policy.network_plan import socket_path_globs
 from agentd.policy.own import SELF, own_globs, way_globs
 from agentd.policy.rules import ACTION_RANK, SEVERITY_RANK, Policy, Rule
 from agentd.policy.side import (
@@ -59,7 +60,7 @@ class SlotRule:
     treatment: Treatment
     acts: tuple[Act, ...]
     workloads: tuple[str, ...]
-    meaning: tuple[object, ...]
+    meaning: str
     """Equal for two rules that match the same paths: marks are carried over between them."""
     signals: int = 0
     """Bit n: it is about signal n; process.signal only."""
@@ -111,23 +112,34 @@ class PathPlan:
             for number in SIGNALS
         }
 
-    def moves(self, before: "PathPlan") -> dict[int, int]:
-        """Slot of an earlier plan -> slot here, for rules that match the same paths."""
-        here = {rule.meaning: slot for slot, rule in enumerate(self.rules)}
-        return {
-            slot: here[rule.meaning]
-            for slot, rule in enumerate(before.rules)
-            if rule.meaning in here
-        }
+    @property
+    def enforced(self) -> frozenset[str]:
+        """Ids of the rules that the kernel decides, or asks about, before the effect."""
+        return frozenset(rule.id for rule in self.rules) - self.left_out.keys()
+
+    @property
+    def meanings(self) -> list[str]:
+        """By slot."""
+        return [rule.meaning for rule in self.rules]
+
+    def moves(self, before: Sequence[str]) -> dict[int, int]:
+        """Slot of an earlier plan, given by its meanings -> slot here, where they are the same."""
+        here = {meaning: slot for slot, meaning in enumerate(self.meanings)}
+        return {slot: here[meaning] for slot, meaning in enumerate(before) if meaning in here}
 
 
 def compile_paths(
-    policy: Policy, own: Sequence[Path] = (), hooks: Container[str] = _ALL_HOOKS
+    policy: Policy,
+    own: Sequence[Path] = (),
+    hooks: Container[str] = _ALL_HOOKS,
+    *,
+    connects: bool = False,
 ) -> PathPlan:
     """The plan for all workloads; which rules bind which is in `PathPlan.slots`.
 
     `own`: the places that agentd protects, if it is to protect itself. `hooks`: the LSM hooks that
-    are in force; a rule that needs others is left out.
+    are in force; a rule that needs others is left out. `connects`: the kernel judges listeners of
+    Unix sockets by their paths, too.
     """
     left_out: dict[str, str] = {}
     fitting = []
@@ -136,6 +148,8 @@ def compile_paths(
         if missing:
             names = ", ".join(dict.fromkeys(missing))
             left_out[rule.id] = f"this kernel has no hook for it ({names})"
+        elif rule.on == "network.connect" and not connects:
+            continue
         elif acts_of(rule) and (rule.action in BINDING or rule.on in SIDE_KINDS):
             fitting.append(rule)
     fitting.sort(key=_weight)
@@ -159,7 +173,7 @@ def compile_paths(
             _treatment(rule, exact=slot not in automaton.inexact),
             acts_of(rule),
             rule.workloads,
-            (rule.on, rule.match.path, rule.match.exe, rule.match.except_),
+            repr((rule.on, rule.match.path, rule.match.exe, rule.match.except_)),
             signals_of(rule) if rule.on == "process.signal" else 0,
             rule.on == "system.bpf" and rule.action == "allow" and rule.when is None,
         )
@@ -168,7 +182,8 @@ def compile_paths(
     if own:
         unnamed |= 1 << at + _OWN_ACTS.index(("bpf",))
         rules += [
-            SlotRule(SELF, "deny", acts, _EVERY, (SELF, acts, tuple(own))) for acts in _OWN_ACTS
+            SlotRule(SELF, "deny", acts, _EVERY, repr((SELF, acts, [str(place) for place in own])))
+            for acts in _OWN_ACTS
         ]
     left_out |= {rules[slot].id: "; ".join(globs) for slot, globs in automaton.missed.items()}
     notes = [(rule.id, why) for rule in fitting if (why := waits_in_vain(rule))]
@@ -186,6 +201,8 @@ def acts_of(rule: Rule) -> tuple[Act, ...]:
             return ("rename",)
         case "process.exec" if rule.match.argv is None:
             return ("exec",)
+        case "network.connect" if socket_path_globs(rule) is not None:
+            return ("connect",)
         case _:
             return side_acts(rule)
 
@@ -207,7 +224,9 @@ def _treatment(rule: Rule, *, exact: bool) -> Treatment:
 def _globs(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Positive globs, and those of exceptions."""
     of_program = rule.on.startswith("process.")
-    given = (rule.match.exe if of_program else rule.match.path) or ()
+    given: Iterable[str] = (rule.match.exe if of_program else rule.match.path) or ()
+    if rule.on == "network.connect":
+        given = socket_path_globs(rule) or ()
     positive, negative = split_negated(given)
     excepted = rule.match.except_ or () if not of_program else ()
     return tuple(positive) or _ANYTHING, (*negative, *excepted)

@@ -14,11 +14,9 @@ from agentd.policy.evaluator import Decision, Evaluator
 from agentd.policy.rules import Example, Policy, Rule
 from agentd.policy.side import signal_name
 
-MAIN_FIELD = {
-    "mcp": "tool",
-    "file": "path",
-    "process": "exe",
-    "network": "address",
+MAIN_FIELD = {"mcp": "tool", "file": "path", "process": "exe", "network": "address"}
+MAIN_FIELD_OF = {
+    "network.socket": "family",
     "process.namespace": "kind",
     "system.mount": "path",
     "system.bpf": "command",
@@ -95,11 +93,8 @@ def _results(policy: Policy, evaluator: Evaluator, rule: Rule) -> Iterator[Resul
 
 def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None:
     """The decision on one example of a rule."""
-    subject: dict[str, Any] = (
-        {MAIN_FIELD.get(rule.on) or MAIN_FIELD[rule.family]: example}
-        if isinstance(example, str)
-        else dict(example)
-    )
+    field_name = MAIN_FIELD_OF.get(rule.on) or MAIN_FIELD[rule.family]
+    subject: dict[str, Any] = {field_name: example} if isinstance(example, str) else dict(example)
     context: dict[str, Any] = {name: subject.pop(name, None) for name in CONTEXT_FIELDS}
     if rule.on == "mcp.tool_call":
         subject.setdefault("method", "tools/call")
@@ -114,7 +109,7 @@ def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None
         subject.setdefault("signal", signal_name((rule.match.signal or (15,))[0]))
     elif rule.on == "system.mount":
         subject.setdefault("kind", (rule.match.kind or ("mount",))[0])
-    elif rule.family == "network":
+    elif rule.family == "network" and rule.on != "network.socket":
         subject.setdefault("family", "unix" if "path" in subject else "ipv4")
         subject.setdefault("protocol", "tcp")
         subject.setdefault("port", 443)

@@ -17,6 +17,7 @@ On = Literal[
     "process.exec",
     "network.connect",
     "network.bind",
+    "network.socket",
     "process.trace",
     "process.signal",
     "process.namespace",
@@ -31,7 +32,11 @@ Access = Literal["read", "write", "attach"]
 """attach: of process.trace only."""
 Kind = Literal["user", "create", "join", "mount", "bind", "move", "umount"]
 """Of process.namespace, of system.mount."""
-Protocol = Literal["tcp", "udp", "unix"]
+Protocol = Literal["tcp", "udp", "sctp", "unix"]
+SocketFamily = Literal[
+    "raw", "key", "netlink", "packet", "rds", "pppox", "can", "tipc", "bluetooth", "rxrpc", "alg",
+    "nfc", "vsock", "kcm", "qipcrtr", "smc", "xdp", "mctp",
+]  # fmt: skip
 
 ACTION_RANK: dict[Action, int] = {"allow": 0, "audit": 1, "hold": 2, "deny": 3, "kill": 4}
 SEVERITY_RANK: dict[Severity, int] = {"info": 0, "low": 1, "medium": 2, "high": 3, "critical": 4}
@@ -68,6 +73,8 @@ class Match:
     protocol: tuple[Protocol, ...] | None = None
     signal: tuple[int, ...] | None = None
     kind: tuple[Kind, ...] | None = None
+    family: tuple[SocketFamily, ...] | None = None
+    """Kinds of sockets, for network.socket."""
 
 
 @dataclass(frozen=True, slots=True)

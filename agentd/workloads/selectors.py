@@ -95,15 +95,19 @@ class Selectors:
         `environ(key)` and `ancestors()` (executables, nearest first) are called only if a selector
         that matches so far asks for them.
         """
-        candidates = self._by_exe.get(info.exe)
-        if candidates is None:
-            candidates = self._candidates(info.exe)
-        for selector in candidates:
+        for selector in self._candidates(info.exe):
             if selector.matches(info, environ, ancestors):
                 return selector.workload
         return None
 
+    def concern(self, exe: str) -> bool:
+        """Whether a process with this executable may match, depending on the rest of it."""
+        return bool(self._candidates(exe))
+
     def _candidates(self, exe: str) -> tuple[_Compiled, ...]:
+        known = self._by_exe.get(exe)
+        if known is not None:
+            return known
         if len(self._by_exe) >= _EXE_CACHE_MAX:
             self._by_exe.clear()
         path = _without_deleted(exe)

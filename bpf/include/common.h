@@ -46,6 +46,22 @@ static __always_inline __u32 settings_generation(void)
 	return value ? value->generation : 0;
 }
 
+static __always_inline struct enforcing *get_enforcing(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&enforcing, &zero);
+}
+
+#define ALIVE_NS 2000000000ULL
+
+/* Whether anybody is there to judge what is held. */
+static __always_inline bool judged_here(void)
+{
+	struct enforcing *now = get_enforcing();
+
+	return now && bpf_ktime_get_boot_ns() - now->alive_ns < ALIVE_NS;
+}
+
 static __always_inline struct scratch *get_scratch(void)
 {
 	__u32 zero = 0;
@@ -75,14 +91,31 @@ static __always_inline void fill_head(struct record *head, __u16 kind, const str
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 
-/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. The
- * engine looks every few milliseconds, so it is only woken when a burst begins to fill the ring. */
+/* While records come the engine looks every few milliseconds by itself, so it is woken only by the
+ * first after a pause, and when a burst begins to fill the ring. It goes on looking for longer than
+ * QUIET_NS after the last record that it has found (RECORDS_TICK_S and RECORDS_TICKS in
+ * agentd/daemon/dispatch.py). */
+#define QUIET_NS 25000000
+
+static __always_inline __u64 wakeup_flags(void)
+{
+	__u32 zero = 0;
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *sent = bpf_map_lookup_elem(&last_sent, &zero);
+	__u64 before = sent ? *(volatile __u64 *)sent : 0;
+
+	if (sent)
+		*(volatile __u64 *)sent = now;
+	if (now - before > QUIET_NS)
+		return BPF_RB_FORCE_WAKEUP;
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP
+									      : BPF_RB_NO_WAKEUP;
+}
+
+/* Sends `size` bytes that start with a struct record; a full ring is counted as a loss. */
 static __always_inline void send_record(void *data, __u64 size, __u32 workload)
 {
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	__u64 flags = waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-
-	if (bpf_ringbuf_output(&events, data, size, flags))
+	if (bpf_ringbuf_output(&events, data, size, wakeup_flags()))
 		count_in(&losses, workload);
 }
 
@@ -93,7 +126,8 @@ static __always_inline void send_urgent(void *data, __u64 size, __u32 workload)
 		count_in(&losses, workload);
 }
 
-static __always_inline void count_total(__u32 session, __u32 kind)
+/* Counts an event of a session; returns how many of its kind there have been. */
+static __always_inline __u64 count_total(__u32 session, __u32 kind)
 {
 	struct total_key key = {session, kind};
 	__u64 *total = bpf_map_lookup_elem(&totals, &key);
@@ -103,13 +137,13 @@ static __always_inline void count_total(__u32 session, __u32 kind)
 		bpf_map_update_elem(&totals, &key, &none, BPF_NOEXIST);
 		total = bpf_map_lookup_elem(&totals, &key);
 	}
-	if (total)
-		__sync_fetch_and_add(total, 1);
+	return total ? __sync_fetch_and_add(total, 1) + 1 : 0;
 }
 
-/* Returns how often an event has been seen, or 0 if its record can be left out: only the first
- * `burst` and then every power of two are worth one. */
-static __always_inline __u32 worth_a_record(const struct seen_key *key, __u32 burst)
+/* Returns how often this has been seen, or 0 if its record can be left out: only the first `burst`
+ * and then every power of two are worth one. `key->kind` is the kind of record in its low byte;
+ * what is above tells events of one kind apart. */
+static __always_inline __u32 fold(const struct seen_key *key, __u32 burst)
 {
 	__u32 *count = bpf_map_lookup_elem(&seen, key);
 	__u32 now = 1;
@@ -125,12 +159,11 @@ static __always_inline __u32 worth_a_record(const struct seen_key *key, __u32 bu
 	return now <= burst || !(now & (now - 1)) ? now : 0;
 }
 
-/* The same for an event that counts in its session's totals. `key->kind` is the kind of record in
- * its low byte; what is above tells events of one kind apart. */
+/* The same, for an event that is counted with the others of its kind, too. */
 static __always_inline __u32 worth_telling(const struct seen_key *key, __u32 burst)
 {
 	count_total(key->session, key->kind & 0xff);
-	return worth_a_record(key, burst);
+	return fold(key, burst);
 }
 
 static __always_inline __u64 leader_start(struct task_struct *task)

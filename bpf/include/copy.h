@@ -47,9 +47,7 @@ static __always_inline bool send_chunk(const struct copy *copy, __u32 len)
 {
 	struct scratch *scratch = get_scratch();
 	struct data_record *record = (void *)scratch;
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	__u64 wakeup =
-		copy->urgent || waiting > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	__u64 wakeup = copy->urgent ? BPF_RB_FORCE_WAKEUP : wakeup_flags();
 
 	if (!scratch || len > CHUNK)
 		return false;

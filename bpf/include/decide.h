@@ -3,20 +3,11 @@
 #pragma once
 
 #include "glob.h"
-#include "places.h"
 
 #define EPERM	1
 #define EAGAIN	11
 #define ENOSPC	28
 #define SIGKILL 9
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct enforcing);
-} enforcing SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -65,13 +56,9 @@ struct deed {
 	__u32 target;	/* tgid of the process that it is done to */
 	__u32 detail;	/* of the call: a signal, flags, a command */
 	__u32 observed; /* 1: the workload is only observed */
+	__u32 name_len;
+	const void *name; /* in kernel memory, where what is judged has a name that is no path */
 };
-
-static __always_inline struct enforcing *get_enforcing(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&enforcing, &zero);
-}
 
 static __always_inline bool none_in(const struct slots *slots)
 {
@@ -164,15 +151,16 @@ static __always_inline __u32 top_slot(const struct slots *slots)
 /* Remembers that an inode has had a name that rules match; false if there is no room. */
 static __always_inline bool set_mark(struct work *work, const struct inode_key *key, __u32 version)
 {
-	struct mark fresh = {.valid = 1 << version};
-	struct mark *mark = bpf_map_lookup_elem(&marks, key);
+	struct mark *fresh = &work->mark, *mark = bpf_map_lookup_elem(&marks, key);
 
 	if (mark) {
 		add_slots(&mark->slots[version & 1], &work->match.found);
 		return true;
 	}
-	fresh.slots[version & 1] = work->match.found;
-	return !bpf_map_update_elem(&marks, key, &fresh, BPF_NOEXIST);
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->valid = 1 << version;
+	fresh->slots[version & 1] = work->match.found;
+	return !bpf_map_update_elem(&marks, key, fresh, BPF_NOEXIST);
 }
 
 static __always_inline void use_mark(struct slots *found, const struct inode_key *key,
@@ -251,6 +239,12 @@ static __noinline int decide(struct work *work, struct deed *deed)
 		return 0;
 	if (!match_path(work, deed->version, deed->dentry, deed->mnt, 0))
 		return -EAGAIN;
+	if (work->match.bound) {
+		work->bound = *found;
+		if (!match_path(work, deed->version, deed->dentry, deed->mnt, WHOLE))
+			return -EAGAIN;
+		add_slots(found, &work->bound);
+	}
 	add_own(found, &rules->self, deed->dentry);
 	named = !none_in(found);
 	if (deed->inode) {

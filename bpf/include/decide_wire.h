@@ -118,14 +118,6 @@ struct mark {
 	__u32 pad;
 };
 
-/* Value of the array `enforcing`, one entry. */
-struct enforcing {
-	__u32 version;
-	__u32 armed;	/* 0: nothing is decided yet */
-	__u64 alive_ns; /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
-	__u64 epoch;	/* kernel: how often a directory was renamed */
-};
-
 enum hook {
 	HOOK_OPEN = 1,
 	HOOK_MAP,
@@ -140,6 +132,7 @@ enum hook {
 	HOOK_CONNECT,
 	HOOK_SEND,
 	HOOK_BIND,
+	HOOK_SOCKET,
 	HOOK_TRACE = 32,
 	HOOK_SIGNAL,
 	HOOK_NAMESPACE,
@@ -147,6 +140,12 @@ enum hook {
 	HOOK_BPF,
 	HOOK_CONTROL, /* scheduling and limits of another process */
 };
+
+/* The numbers of rules on sockets that are no path rules begin here. */
+#define SOCKET_RULE_BASE 0x10000
+
+/* The subject of a call on a socket: the address, in network byte order, in `a` and `b`; `c` is
+ * family << 48 | type << 32 | protocol << 16 | port. That of a Unix socket's peer is the peer. */
 
 /* A refusal, or an ACTION_TELL. Followed by the components of the path (of the target's executable,
  * of the mount point), and of the other one (link, rename). `target` is a tgid, `detail` the

@@ -11,7 +11,6 @@
 #include "hold.h"
 
 #define ERESTARTNOINTR	  513
-#define ALIVE_NS	  2000000000ULL
 #define PF_IO_WORKER	  0x00000010
 #define NR_IO_URING_ENTER 426
 
@@ -52,14 +51,6 @@ static __always_inline bool take_answer(const struct label *label, const struct 
 	if (!ours || (key.hook != HOOK_EXEC && key.hook != HOOK_INTERPRETER))
 		bpf_map_delete_elem(&answers, &key);
 	return ours;
-}
-
-/* Whether anybody is there to judge. */
-static __always_inline bool judged_here(void)
-{
-	struct enforcing *now = get_enforcing();
-
-	return now && bpf_ktime_get_boot_ns() - now->alive_ns < ALIVE_NS;
 }
 
 /* Whether this thread's call can be started again. What io_uring does on a program's behalf
@@ -165,6 +156,12 @@ static __noinline int ask(struct work *work, struct deed *deed, bool may_wait)
 	hold->dev = deed->rule;
 	work->pending.subject = *subject;
 	work->pending.id = hold->id;
+	if (deed->name) {
+		__u32 len = deed->name_len & 0x7f;
+		bpf_probe_read_kernel(&work->scratch.bytes[sizeof(*hold)], len, deed->name);
+		hold->length = len;
+		size += len;
+	}
 	if (deed->from) {
 		hold->length = write_names(&work->scratch, size, deed->from, deed->mnt);
 		size += hold->length;

@@ -84,7 +84,7 @@ static __always_inline bool enter_hold(struct hold *hold, __u32 flags)
 	struct wait *wait = bpf_map_lookup_elem(&waits, &cpu);
 
 	hold->state = HOLD_PENDING;
-	if (!wait || traced_by_agent() ||
+	if (!wait || !judged_here() || traced_by_agent() ||
 	    bpf_map_update_elem(&holds, &hold->id, hold, BPF_NOEXIST)) {
 		hold_failed(hold, flags);
 		return false;

@@ -13,6 +13,14 @@ struct {
 	__uint(max_entries, EVENTS_LEN);
 } events SEC(".maps");
 
+/* When the last record was sent; see send_record. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} last_sent SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
@@ -45,6 +53,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct enforcing);
+} enforcing SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -110,16 +126,26 @@ struct {
 	__type(value, __u32);
 } cold_files SEC(".maps");
 
+/* Threads whose last socket call was refused by rule: it has been told, and is not told again when
+ * it returns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} refused SEC(".maps");
+
 #define SCRATCH_LEN 20480
 
-/* `at`, `end` and `whole` are the state of the loop that writes a path. They are kept in the map
- * because the verifier does not follow values there: on the stack it would try every length. */
+/* `at`, `end` and `whole` are the state of the loop that writes a path, `found` of the one that
+ * scans a message. They are kept in the map because the verifier does not follow values there: on
+ * the stack it would try every length. */
 struct scratch {
 	__u8 bytes[SCRATCH_LEN];
 	__u32 at;
 	__u32 end;
 	__u32 whole;
-	__u32 pad;
+	__u32 found;
 };
 
 struct {

@@ -37,6 +37,70 @@ static __always_inline int cross_mount(struct walk *walk)
 	return 0;
 }
 
+/* Linux up to 6.16 keeps the mounts of a file system in a list. */
+struct mount___listed {
+	struct list_head mnt_instance;
+} __attribute__((preserve_access_index));
+
+struct super_block___listed {
+	struct list_head s_mounts;
+} __attribute__((preserve_access_index));
+
+#define MOUNTS_LOOKED_AT 8
+
+/* The first mount of a whole file system, by its root; NULL if it has none. */
+static __noinline struct mount *whole_mount(struct dentry *root)
+{
+	struct super_block *sb = BPF_CORE_READ(root, d_sb);
+	struct mount *mount;
+
+	if (bpf_core_field_exists(struct mount, mnt_next_for_sb)) {
+		mount = BPF_CORE_READ(sb, s_mounts);
+		for (int i = 0; i < MOUNTS_LOOKED_AT && mount; i++) {
+			if (BPF_CORE_READ(mount, mnt.mnt_root) == root)
+				return mount;
+			mount = BPF_CORE_READ(mount, mnt_next_for_sb);
+		}
+		return NULL;
+	}
+	struct list_head *at = BPF_CORE_READ((struct super_block___listed *)sb, s_mounts.next);
+	for (int i = 0; i < MOUNTS_LOOKED_AT; i++) {
+		mount = (void *)at - bpf_core_field_offset(struct mount___listed, mnt_instance);
+		if (BPF_CORE_READ(mount, mnt.mnt_root) == root)
+			return mount;
+		at = BPF_CORE_READ(at, next);
+	}
+	return NULL;
+}
+
+/* As `cross_mount`, but a directory that is mounted somewhere keeps the place that it has in its
+ * own file system: a bind mount does not rename what it shows. */
+static __always_inline int cross_whole(struct walk *walk)
+{
+	struct dentry *dentry = walk->dentry;
+	struct mount *mount;
+
+	if (dentry != BPF_CORE_READ(dentry, d_parent))
+		return 1;
+	mount = whole_mount(dentry);
+	if (!mount || BPF_CORE_READ(mount, mnt_parent) == mount)
+		return -1;
+	walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+	walk->mount = BPF_CORE_READ(mount, mnt_parent);
+	return 0;
+}
+
+/* Whether the walk stands on a directory that is mounted, but is not the root of its file system.
+ */
+static __always_inline bool on_bind_mount(const struct walk *walk)
+{
+	struct dentry *dentry = walk->dentry;
+	struct mount *mount = walk->mount;
+
+	return dentry == BPF_CORE_READ(mount, mnt.mnt_root) &&
+	       dentry != BPF_CORE_READ(dentry, d_parent);
+}
+
 struct path_writer {
 	struct walk walk;
 	struct scratch *scratch;

@@ -1,8 +1,8 @@
-/* Where agentd keeps what it depends on, by inode: whatever a bind mount calls a file below one of
- * these directories, it is agentd's own. */
+/* Directories that are known by inode: homes, and where agentd keeps what it depends on. Whatever a
+ * bind mount calls a file below one of these, it is agentd's own. */
 #pragma once
 
-#include "glob.h"
+#include "work.h"
 
 #define PLACE_STEPS 64
 
@@ -14,13 +14,20 @@ struct {
 	__type(value, __u32);
 } own_places SEC(".maps");
 
-static __always_inline struct inode_key key_of(struct inode *inode)
+/* Home directories that lie neither in /home nor are /root, by inode. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct inode_key);
+	__type(value, __u32);
+} homes SEC(".maps");
+
+/* Whether this is one of the home directories that lie elsewhere than in /home. */
+static __noinline bool is_other_home(struct dentry *dentry)
 {
-	struct inode_key key = {
-		.ino = BPF_CORE_READ(inode, i_ino),
-		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
-	};
-	return key;
+	struct inode_key key = key_of(BPF_CORE_READ(dentry, d_inode));
+
+	return bpf_map_lookup_elem(&homes, &key);
 }
 
 struct climb {

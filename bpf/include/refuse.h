@@ -11,6 +11,8 @@ static __always_inline void tell_times(struct work *work, const struct deed *dee
 	struct dentry *from = deed->from;
 	__u32 at = sizeof(*record);
 
+	if (!from && deed->hook < HOOK_TRACE) /* an address: told by who judges those */
+		return;
 	fill_head(&record->head, REC_REFUSAL, deed->label);
 	record->head.count = count;
 	record->ino = BPF_CORE_READ(from, d_inode, i_ino);

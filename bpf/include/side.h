@@ -49,7 +49,7 @@ static __noinline int tell_folded(struct work *work, struct deed *deed)
 			       .a = bpf_get_current_pid_tgid() >> 32 | (__u64)deed->acts << 32,
 			       .b = (__u64)deed->inode,
 			       .c = (__u64)deed->target << 32 | deed->detail};
-	__u32 count = worth_a_record(&key, TELL_BURST);
+	__u32 count = fold(&key, TELL_BURST);
 
 	if (count)
 		tell_times(work, deed, count);

@@ -40,6 +40,24 @@ struct fork_record {
 	__u32 pad;
 };
 
+/* Names a program by its file and its place in the tree of names, for one policy: key of the map
+ * `dull_programs`. User space only hands it back. */
+struct program {
+	__u64 ino;
+	__u64 parent; /* address of the directory's dentry */
+	__u64 name;   /* hash and length of the last component */
+	__u32 dev;
+	__u32 generation;
+};
+
+/* Followed by the path components of the executable. */
+struct candidate_record {
+	struct record head;
+	struct program program;
+	__u32 path_len;
+	__u32 pad;
+};
+
 /* Followed by four strings of the given lengths: the path components of the executable (leaf
  * first, each ended by NUL), those of the working directory if the file name is relative, the file
  * name as given to execve, the argument block. */
@@ -93,6 +111,10 @@ enum socket_op {
 	SOCKET_BIND,
 	SOCKET_ACCEPT,
 	SOCKET_BLOCKED, /* a connect or send that the kernel refused by rule */
+	SOCKET_CREATE,	/* `family`, `protocol`, and the type in `port`; neither IP nor Unix, or raw
+			 */
+	SOCKET_BIND_BLOCKED,
+	SOCKET_CREATE_BLOCKED,
 };
 
 struct socket_record {
@@ -102,7 +124,7 @@ struct socket_record {
 	__u16 protocol;
 	__u16 port; /* host byte order */
 	__s32 result;
-	__u32 rule; /* number of the rule that blocked, SOCKET_BLOCKED only */
+	__u32 rule; /* number of the rule that blocked, of the BLOCKED ones only */
 	__u8 address[16];
 	__u32 path_len;
 	char path[UNIX_PATH_LEN];
@@ -185,14 +207,16 @@ struct label {
 #define HOLDS_CLIENT_REQUESTS 2 /* requests from servers to clients, too */
 #define HOLDS_OPENS	      4
 #define HOLDS_EXECS	      8
-#define HOLDS_FAIL_CLOSED     16 /* kill the task when a hold cannot be taken */
-#define TELLS_CHANGES	      32 /* rules judge deletes and renames: none is folded into a count */
-#define TELLS_SOCKETS	      64 /* the same for connects, binds and sends */
+#define HOLDS_FAIL_CLOSED     16  /* kill the task when a hold cannot be taken */
+#define TELLS_CHANGES	      32  /* rules judge deletes and renames: none is folded into a count */
+#define TELLS_SOCKETS	      64  /* the same for connects, binds and sends */
+#define TELLS_OPENS	      128 /* the same for opens for writing, whatever their names */
 
 /* Value of the array `workloads`. */
 struct workload {
 	__u32 flags;
-	__u32 socket_rules; /* how many entries of `socket_rules` this workload has */
+	__u32 socket_rules; /* how many entries of `socket_rules` it has; SOCKET_RULES_BANK: where
+			     */
 };
 
 #define ROLE_MCP       1
@@ -234,12 +258,29 @@ struct file_id {
 };
 
 #define MAX_WORKLOADS	 256
-#define MAX_SOCKET_RULES 64
+#define MAX_SOCKET_RULES 128
 
-#define RULE_EXCEPT 1
+#define RULE_EXCEPT   1
+#define RULE_ASK      2 /* user space decides, before the call has any effect */
+#define RULE_KILL     4
+#define RULE_BIND     8	  /* about the address that a socket is bound to */
+#define RULE_SOCKET   16  /* about what kind of socket is made: its family is in `protocol` */
+#define RULE_UNIX     32  /* about Unix sockets that have a path */
+#define RULE_ABSTRACT 64  /* about Unix sockets that have a name only */
+#define RULE_IPV6     128 /* a network of IPv6, to which no IPv4 address belongs */
 
-/* Value of the array `socket_rules`, index: workload * MAX_SOCKET_RULES + n. The address is
- * compared over `prefix` bits; IPv4 is in its mapped form. protocol 0 is any. */
+/* What a rule is about: a call asks the rules that have the same of these flags. */
+#define RULE_USE (RULE_BIND | RULE_SOCKET | RULE_UNIX | RULE_ABSTRACT)
+
+#define FAMILY_RAW 256 /* with RULE_SOCKET: raw sockets of IPv4 and IPv6 */
+
+/* A workload's rules are written to the bank that is not in use. */
+#define SOCKET_RULE_BANKS 2
+#define SOCKET_RULES_BANK 0x10000 /* in `workload.socket_rules`: they are in the second bank */
+
+/* Value of the array `socket_rules`, index: (bank * MAX_WORKLOADS + workload) * MAX_SOCKET_RULES
+ * + n. The address is compared over `prefix` bits; IPv4 is in its mapped form. protocol 0 is any.
+ * Exceptions come before the other entries of the same rule, and the more severe rule first. */
 struct socket_rule {
 	__u8 address[16];
 	__u16 prefix;
@@ -259,4 +300,12 @@ struct settings {
 	__u32 generation;  /* of the policy: what was cold for one is not for the next */
 	__u32 patience_us; /* how long a task waits on its CPU for a verdict before it is stopped */
 	__u32 pad;
+};
+
+/* Value of the array `enforcing`, one entry. */
+struct enforcing {
+	__u32 version;
+	__u32 armed;	/* 0: nothing is decided yet */
+	__u64 alive_ns; /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
+	__u64 epoch;	/* kernel: how often a directory was renamed */
 };

@@ -37,6 +37,8 @@ struct match {
 	__u64 ends_home;
 	__u32 waiting; /* steps for which those matter */
 	__u32 whole;
+	__u32 bound; /* a bind mount lies on the path */
+	__u32 pad;
 };
 
 /* The hold of a thread, by id: one that is woken before its verdict takes up the same one. */
@@ -62,6 +64,10 @@ struct work {
 	__u32 index;
 	struct place place;
 	struct slots wanted;
+	struct slots bound;
+	struct dentry *leaf; /* of the path that is matched */
+	struct vfsmount *mnt;
+	struct mark mark; /* a new one */
 	struct subject subject;
 	struct pending pending;
 	struct match match;
@@ -75,6 +81,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct work);
 } works SEC(".maps");
+
+static __always_inline struct inode_key key_of(struct inode *inode)
+{
+	struct inode_key key = {
+		.ino = BPF_CORE_READ(inode, i_ino),
+		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
+	};
+	return key;
+}
 
 struct claim {
 	__u32 at;

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.support.control import Message
-from tests.host.support.daemon import Daemon, workload
+from tests.host.support.daemon import Daemon, every_write_told, workload
 from tests.host.support.labelled import Labelled, python, shell
 
 OS = "import ctypes, os, sys\nlibc = ctypes.CDLL(None)\nbase = os.fsencode(sys.argv[1])\n"
@@ -22,7 +22,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "match": {"path": "**/*.watched-ending", "access": ["read"]},
         "action": "audit",
     }
-    files = {"workloads.yaml": workload("tested"), "rules.yaml": {"rules": [watch]}}
+    files = {
+        "tested.yaml": workload("tested"),
+        "judged.yaml": workload("judged"),
+        "rules.yaml": {"rules": [watch]},
+        "writes.yaml": every_write_told("judged"),
+    }
     with Daemon(directory, files) as started:
         yield started
 
@@ -284,6 +289,39 @@ for number in range(3000):
         "file.open": 3000,
         "file.change": 3000,
     }
-    assert len(labelled.events("file.open")) == 3000
+    opens = [event["file"]["path"] for event in labelled.events("file.open")]
+    assert len(opens) < 450
+    assert len({Path(path).parent for path in opens[:256]}) == 50
+    assert len({Path(path).parent for path in opens[256:]}) == 50
     assert len(labelled.events("file.rename")) < 100
     assert not daemon.events("loss")
+
+
+MANY = """
+for number in range(600):
+    os.close(os.open(base + b"/plain%d" % number, os.O_WRONLY | os.O_CREAT))
+for name in (b"/a.watched-ending", b"/b.watched-ending"):
+    os.close(os.open(base + name, os.O_RDWR | os.O_CREAT))
+os.mkdir(base + b"/other")
+os.close(os.open(base + b"/other/first", os.O_WRONLY | os.O_CREAT))
+"""
+
+
+def test_many_plain_files_hide_neither_a_watched_one_nor_a_directory(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    labelled = python(daemon, OS + MANY, tmp_path)
+    assert labelled.finish() == 0, labelled.errors
+    events = labelled.events("file.open")
+    told = [event["file"]["path"].removeprefix(f"{tmp_path}/") for event in events]
+    assert told[:256] == [f"plain{number}" for number in range(256)]
+    assert [event["count"] for event in events[256:] if "count" in event] == [16, 32, 64, 128, 256]
+    assert told[-3:] == ["a.watched-ending", "b.watched-ending", "other/first"]
+    assert labelled.events("session.end")[0]["totals"]["file.open"] == 603
+
+
+def test_writes_that_a_rule_may_judge_are_all_told(daemon: Daemon, tmp_path: Path) -> None:
+    labelled = python(daemon, OS + MANY, tmp_path, workload="judged")
+    assert labelled.finish() == 0, labelled.errors
+    decided = [e for e in labelled.events("file.open") if e["decision"]["rules"][0]]
+    assert len(decided) == 603

@@ -213,6 +213,20 @@ def test_reload_changes_what_is_selected(
     wait_until(lambda: labelled_pids(daemon) == {agent.pid}, 5.0, "labelled")
 
 
+def test_program_that_is_run_often_and_then_renamed(
+    start_daemon: StartDaemon, program: Path, start: Agent
+) -> None:
+    """No selector wants it under its first name, so the kernel tells of it once; then one does."""
+    daemon = start_daemon(rules=rules(exe=str(program)))
+    other = program.with_name("other")
+    program.rename(other)
+    for _ in range(20):
+        subprocess.run([other, "-S", "-c", ""], check=True)
+    other.rename(program)
+    agent = start(program, "-S", "-c", READY)
+    wait_until(lambda: labelled_pids(daemon) == {agent.pid}, 5.0, "labelled")
+
+
 def test_the_daemon_is_never_labelled(start_daemon: StartDaemon, start: Agent) -> None:
     """A selector that its own processes match, too."""
     environment = {**os.environ, "AGENTD_TEST": TOKEN}

@@ -39,7 +39,7 @@ def report() -> dict[str, Any]:
 
 def test_what_agentd_needs_works_here(report: dict[str, Any]) -> None:
     families = {one["name"]: one for one in report["families"]}
-    for name in ("ring_buffer", "raw_tracepoint", "send_signal", "probe_read"):
+    for name in ("ring_buffer", "raw_tracepoint", "send_signal", "probe_read", "bpf_loop"):
         assert families[name]["works"], families[name]
     assert families["raw_tracepoint"]["why"] == "loaded, attached and fired"
     assert report["tier"] == tiers.OBSERVE

@@ -11,6 +11,7 @@ import pytest
 from agentd.errors import AgentdError
 from agentd.kernel.inodes import InodeReader
 from agentd.kernel.libbpf import BPF_EXIST, BPF_NOEXIST, BpfObject, KernelError
+from agentd.kernel.pins import Pins
 from agentd.kernel.ring import RingReader
 from agentd.kernel.sensor import Sensor
 
@@ -135,12 +136,12 @@ def test_missing_tracepoint(loaded: BpfObject) -> None:
         loaded.programs["program"].attach_raw_tracepoint("no_such_tracepoint")
 
 
-def test_sensor_loads_and_leaves_nothing() -> None:
+def test_sensor_loads_and_leaves_nothing(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     sensor = Sensor()
     sensor.load()
     assert {"labels", "holds", "events", "hold_ring", "files", "totals"} <= set(sensor.maps)
-    sensor.attach()
+    sensor.attach(Pins(tmp_path))
     sensor.watch_syscalls(wanted=True)
     sensor.watch_syscalls(wanted=True)
     sensor.close()

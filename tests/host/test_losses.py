@@ -5,9 +5,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.host.support.daemon import Daemon, workload
+from tests.host.support.daemon import Daemon, every_write_told, workload
 from tests.host.support.labelled import python
 
+RULES = {"w.yaml": workload("tested"), "rules.yaml": every_write_told("tested")}
 FILES = 6000
 """In a deep place: each makes a record of more than 1 KiB, together more than the ring takes."""
 DEEP = """
@@ -20,7 +21,7 @@ for each in range(10):
 
 
 def test_ring_overrun(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    daemon = start_daemon(rules={"w.yaml": workload("tested")})
+    daemon = start_daemon(rules=RULES)
     code = (
         DEEP
         + f"""
@@ -59,7 +60,7 @@ def test_loss_of_a_session_that_has_ended(
     start_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     """Its last records are lost together with its exit: it ends, and the loss is told."""
-    daemon = start_daemon(rules={"w.yaml": workload("tested")})
+    daemon = start_daemon(rules=RULES)
     code = (
         DEEP
         + f"""

@@ -3,10 +3,10 @@
 import subprocess
 from pathlib import Path
 
-from tests.host.support.daemon import Daemon
+from tests.lab.support.slow_daemon import SlowDaemon
 
-PATIENCE_S = 400.0
-"""For one session: an emulated machine is 10 to 25 times as slow, more so under load."""
+SESSION_S = 400.0
+"""An emulated machine is 10 to 25 times as slow, more so under load."""
 
 CALL = "exit(syscall(map { /^-?[0-9]+$/ ? $_ + 0 : $_ } @ARGV) < 0)"
 """A perl program: one system call, by number; exit status 1 if it fails."""
@@ -15,10 +15,8 @@ CALL = "exit(syscall(map { /^-?[0-9]+$/ ? $_ + 0 : $_ } @ARGV) < 0)"
 _TRY = 'try() { if "$@" >/dev/null 2>&1; then echo "ok $*"; else echo "no $*"; fi; }'
 
 
-class SlowDaemon(Daemon):
-    """Gives an emulated machine time."""
-
-    READY_TIMEOUT_S = 500.0
+class SessionDaemon(SlowDaemon):
+    """Runs scripts in sessions, and says which rules decided what they did."""
 
     def session(self, workload: str, script: str) -> list[str]:
         """What a shell script prints in a session, line by line.
@@ -30,7 +28,7 @@ class SlowDaemon(Daemon):
             self.run(workload, ["/bin/bash", "-c", whole]),
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=SESSION_S,
             check=False,
         )
         return done.stdout.splitlines()

@@ -9,7 +9,7 @@ import pytest
 
 from agentd.policy.own import SELF
 from tests.host.support.daemon import workload
-from tests.lab.sessions import CALL, SlowDaemon, outcome
+from tests.lab.sessions import CALL, SessionDaemon, outcome
 
 pytestmark = pytest.mark.lab
 
@@ -21,7 +21,7 @@ APPROVE = (
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowDaemon]:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SessionDaemon]:
     base = tmp_path_factory.mktemp("guard")
     (base / "held").write_text("held\n")
     rule = {
@@ -36,12 +36,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowDaemon]:
         "o.yaml": workload("o", posture="observe"),
         "r.yaml": {"rules": [rule]},
     }
-    with SlowDaemon(base / "daemon", documents) as running:
+    with SessionDaemon(base / "daemon", documents) as running:
         yield running
 
 
 @pytest.mark.parametrize("name", ["w", "o"])
-def test_its_processes_live_and_are_not_looked_into(daemon: SlowDaemon, name: str) -> None:
+def test_its_processes_live_and_are_not_looked_into(daemon: SessionDaemon, name: str) -> None:
     pids = [process.pid for process in daemon.processes()]
     script = "".join(
         f"try kill -KILL {pid}\ntry kill -STOP {pid}\ntry perl -e '{CALL}' 101 16 {pid} 0 0\n"
@@ -60,7 +60,7 @@ def test_its_processes_live_and_are_not_looked_into(daemon: SlowDaemon, name: st
 
 @pytest.mark.parametrize("name", ["w", "o"])
 def test_its_files_keep_their_bytes_and_names(
-    daemon: SlowDaemon, tmp_path: Path, name: str
+    daemon: SessionDaemon, tmp_path: Path, name: str
 ) -> None:
     rules, journal, socket = daemon.rules_dir, daemon.journal, daemon.socket
     before = sorted(rules.iterdir()), daemon.configuration.read_bytes()
@@ -91,7 +91,7 @@ def test_its_files_keep_their_bytes_and_names(
     subprocess.run(["umount", str(elsewhere)], check=False)
 
 
-def test_bpf_is_closed(daemon: SlowDaemon) -> None:
+def test_bpf_is_closed(daemon: SessionDaemon) -> None:
     call = f"try perl -e '{CALL}' 321 0 {'x' * 8} 8"
     lines = daemon.session("o", call)
     assert outcome(lines, "perl") == "no"
@@ -99,7 +99,7 @@ def test_bpf_is_closed(daemon: SlowDaemon) -> None:
 
 
 def test_a_sibling_neither_wakes_nor_approves_what_is_held(
-    daemon: SlowDaemon, tmp_path: Path
+    daemon: SessionDaemon, tmp_path: Path
 ) -> None:
     held = daemon.directory.parent / "held"
     (tmp_path / "approve.pl").write_text(APPROVE)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.host.support.daemon import workload
-from tests.lab.sessions import CALL, SlowDaemon, outcome, victim_program
+from tests.lab.sessions import CALL, SessionDaemon, outcome, victim_program
 
 pytestmark = pytest.mark.lab
 
 
 @dataclass
 class Scene:
-    daemon: SlowDaemon
+    daemon: SessionDaemon
     victim: subprocess.Popen[bytes]
     base: Path
 
@@ -48,7 +48,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         "r.yaml": {"rules": rules},
     }
     with (
-        SlowDaemon(base / "daemon", documents) as daemon,
+        SessionDaemon(base / "daemon", documents) as daemon,
         subprocess.Popen([program, "100000"]) as process,
     ):
         try:

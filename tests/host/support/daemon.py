@@ -34,6 +34,18 @@ ALLOW_ALL: Document = {
 }
 
 
+def every_write_told(workload_name: str) -> Document:
+    """A rule that may judge any write of a workload, so that none is folded by directory."""
+    rule = {
+        "id": "every-write",
+        "on": "file.open",
+        "workloads": [workload_name],
+        "match": {"path": "/**", "access": ["write"]},
+        "action": "audit",
+    }
+    return {"rules": [rule]}
+
+
 def workload(name: str, posture: str = "enforce", **fields: Any) -> Document:
     """Return a rules document with one workload that only `agentd run` puts processes into."""
     never = [{"exe": f"/nonexistent/{name}"}]

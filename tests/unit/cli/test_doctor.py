@@ -5,7 +5,7 @@ from agentd.cli.diagnosis import Lsm
 from agentd.kernel import host, tiers, trials
 from agentd.kernel.tiers import Capabilities, Family
 
-OBSERVE = {"raw_tracepoint", "ring_buffer", "send_signal", "probe_read"}
+OBSERVE = {"raw_tracepoint", "ring_buffer", "send_signal", "probe_read", "bpf_loop"}
 
 
 def _capabilities(working: set[str]) -> Capabilities:
@@ -25,6 +25,7 @@ def _capabilities(working: set[str]) -> Capabilities:
     [
         (set(), tiers.NONE),
         ({"lsm", "fentry"}, tiers.NONE),
+        (OBSERVE - {"bpf_loop"} | {"lsm", "fentry"}, tiers.NONE),
         (OBSERVE, tiers.OBSERVE),
         (OBSERVE | {"lsm"}, tiers.OBSERVE),
         (OBSERVE | {"fmod_ret", "fentry"}, tiers.ENFORCE_FMODRET),

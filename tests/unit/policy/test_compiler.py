@@ -3,12 +3,14 @@
 import ipaddress
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, NetRule, compile_plan
+from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import PathGlob
+from agentd.policy.network_plan import NetRule
 from tests.unit.policy.policies import policy_of
 from tests.unit.policy.strategies import ANY_PATH, glob_and_path
 
@@ -36,6 +38,25 @@ def kernel_flags(plan: KernelPlan, path: str) -> int:
 
 def opens(action: str, path: Any, **match: Any) -> dict[str, Any]:
     return {"on": "file.open", "action": action, "match": {"path": path, **match}}
+
+
+@pytest.mark.parametrize(
+    ("path", "access", "judged"),
+    [
+        (["/srv/**"], ["write"], False),
+        (["/**"], ["write"], True),
+        (["/srv/**", "/**"], ["write"], True),
+        (None, ["write"], True),
+        (["!/srv/**"], ["read", "write"], True),
+        (["**/id_rsa"], None, False),
+        (["/**"], ["read"], False),
+    ],
+)
+def test_writes_that_no_name_filters_are_all_told(path: Any, access: Any, judged: bool) -> None:
+    rule = opens("audit", path, access=access)
+    plan = compile_plan(policy_of({**rule, "workloads": ["w"]}))
+    assert plan.judges_writes("w") == judged
+    assert not plan.judges_writes("other")
 
 
 @settings(max_examples=300)
@@ -155,6 +176,7 @@ def kernel_denies(plan: KernelPlan, address: str, port: int, protocol: int) -> b
             or not rule.port_lo <= port <= rule.port_hi
             or rule.protocol not in {0, protocol}
             or rule.rule_id in skipped
+            or (rule.family == 6 and packed.startswith(bytes(10) + b"\xff\xff"))
         ):
             continue
         if not rule.is_except:
@@ -164,7 +186,7 @@ def kernel_denies(plan: KernelPlan, address: str, port: int, protocol: int) -> b
 
 
 NETWORKS = st.sampled_from(
-    ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "fd00::/8", "fd00::1/128", "0.0.0.0/0"]
+    ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "fd00::/8", "fd00::1/128", "0.0.0.0/0", "::/0"]
 )
 ADDRESSES = st.sampled_from(
     ["10.0.0.1", "10.1.2.3", "11.0.0.1", "fd00::1", "fd00::2", "2001:db8::1", "::ffff:10.1.2.3"]
@@ -205,7 +227,7 @@ def test_what_this_tier_cannot_decide_before_the_effect_is_said() -> None:
             connects("hold"),
             {**connects(), "when": "task == null"},
             connects(path="*/docker.sock"),
-            connects(cidr="::/0"),
+            {"on": "network.socket", "action": "deny", "match": {"family": "raw"}},
             {"on": "network.bind", "action": "kill"},
             opens("deny", "!/work/**", access="write"),
             connects("audit"),

@@ -1,0 +1,141 @@
+/* What the name filter says of a file: by its last component and by the directories above it. */
+#pragma once
+
+#include "path.h"
+
+#define PREFIX_MIN 3
+#define PREFIX_MAX 8
+
+/* Flags that count only for writers are kept apart until the access is looked at. */
+#define FOR_WRITERS 8
+
+static __always_inline __u32 apart(__u32 flags)
+{
+	return flags & NAME_WRITE_ONLY ? (flags & ~NAME_WRITE_ONLY) << FOR_WRITERS : flags;
+}
+
+static __always_inline __u32 flags_for(__u32 flags, __u32 access)
+{
+	return access & ACCESS_WRITE ? flags | flags >> FOR_WRITERS : flags;
+}
+
+static __always_inline __u32 flags_of_name(struct name *key, __u32 kind)
+{
+	key->kind = kind;
+	__u32 *flags = bpf_map_lookup_elem(&names, key);
+	return flags ? apart(*flags) : 0;
+}
+
+/* A name under look-up. It lies in a map: nested calls share 512 bytes of stack. */
+struct base_name {
+	struct name whole;
+	struct name part;
+	__u32 len;
+	__u32 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct base_name);
+} base_names SEC(".maps");
+
+static __always_inline struct base_name *get_base_name(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&base_names, &zero);
+}
+
+static long match_suffix(__u32 index, void *data)
+{
+	struct base_name *base = get_base_name();
+
+	if (!base || index >= base->len)
+		return 1;
+	__u32 at = base->len - 1 - index;
+	if (at >= NAME_LEN)
+		return 1;
+	if (base->whole.text[at] != '.')
+		return 0;
+	__builtin_memset(&base->part, 0, sizeof(base->part));
+	for (__u32 i = 0; i < 16; i++) {
+		if (at + i >= NAME_LEN || !base->whole.text[at + i])
+			break;
+		base->part.text[i] = base->whole.text[at + i];
+	}
+	base->flags |= flags_of_name(&base->part, NAME_SUFFIX);
+	return 1;
+}
+
+/* What the rules say of the last component of a path. */
+static __always_inline __u32 flags_of_base(struct dentry *dentry)
+{
+	struct base_name *base = get_base_name();
+
+	if (!base)
+		return 0;
+	__builtin_memset(base, 0, sizeof(*base));
+	long len = bpf_probe_read_kernel_str(base->whole.text, NAME_LEN,
+					     BPF_CORE_READ(dentry, d_name.name));
+	if (len <= 1)
+		return 0;
+	base->len = len - 1;
+	base->flags = flags_of_name(&base->whole, NAME_BASE);
+	bpf_loop(NAME_LEN, match_suffix, NULL, 0);
+	__builtin_memset(&base->part, 0, sizeof(base->part));
+	for (__u32 i = 0; i < PREFIX_MAX; i++) {
+		base->part.text[i] = base->whole.text[i];
+		if (i + 1 >= PREFIX_MIN && i < base->len)
+			base->flags |= flags_of_name(&base->part, NAME_PREFIX);
+	}
+	return base->flags;
+}
+
+struct climb {
+	struct walk walk;
+	struct name name;
+	__u32 flags;
+};
+
+static long climb_step(__u32 index, void *data)
+{
+	struct climb *climb = data;
+
+	int step = cross_mount(&climb->walk);
+
+	if (step <= 0)
+		return step < 0;
+	struct dentry *dentry = climb->walk.dentry;
+	__builtin_memset(&climb->name, 0, sizeof(climb->name));
+	bpf_probe_read_kernel_str(climb->name.text, NAME_LEN, BPF_CORE_READ(dentry, d_name.name));
+	climb->flags |= flags_of_name(&climb->name, NAME_DIR);
+	climb->walk.dentry = BPF_CORE_READ(dentry, d_parent);
+	return 0;
+}
+
+/* What the rules say of a name: of its last component, and of the directories above it. A function
+ * with a frame of its own: inlined into both of its callers, one of which calls the other through
+ * bpf_loop, it takes their stacks to 640 bytes, and before 6.13 the kernel allows 512. */
+static __noinline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
+{
+	struct climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
+	__u32 flags = flags_of_base(dentry);
+
+	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
+	return flags | climb.flags;
+}
+
+/* Since 7.2 the union `d_u` of a dentry has no name. */
+struct dentry___7_2 {
+	union {
+		struct hlist_node d_alias;
+	};
+} __attribute__((preserve_access_index));
+
+static __always_inline struct dentry *dentry_of_alias(struct hlist_node *node)
+{
+	if (bpf_core_field_exists(struct dentry___7_2, d_alias))
+		return (void *)node - bpf_core_field_offset(struct dentry___7_2, d_alias);
+	return (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
+}

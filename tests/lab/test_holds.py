@@ -1,0 +1,145 @@
+"""Calls that are held at their entry: none lost, none doubled, no errno that is not its own."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.host.support.daemon import Document, workload
+from tests.host.support.puppet import Puppet
+from tests.lab.support.slow_daemon import PATIENCE_S, SlowDaemon
+
+pytestmark = pytest.mark.lab
+
+PROCESSES, THREADS, CALLS = 4, 4, 640  # 10,240 calls that are held
+HAMMER = Path(__file__).parent / "support" / "hammer.c"
+
+
+@dataclass
+class Place:
+    base: Path
+    daemon: SlowDaemon
+    puppet: Puppet
+
+    def file(self, name: str) -> str:
+        return str(self.base / name)
+
+
+def rule(place: Path, name: str, action: str, **more: object) -> Document:
+    return {
+        "id": name,
+        "on": "file.open",
+        "match": {"path": str(place / name), "access": ["read"]},
+        "action": action,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    base = tmp_path_factory.mktemp("place")
+    for name in ("asked-yes", "asked-no", "approved", "late", "killed"):
+        (base / name).write_text(name)
+    rules = {
+        "workload.yaml": workload("tested"),
+        "rules.yaml": {
+            "rules": [
+                rule(base, "asked-yes", "deny", when="event.process.exe == '/nothing'"),
+                rule(base, "asked-no", "deny", when="event.process.exe != '/nothing'"),
+                rule(base, "killed", "kill", when="event.process.exe != '/nothing'"),
+                rule(base, "approved", "hold", approve={"timeout": "10m", "on_timeout": "deny"}),
+                rule(base, "late", "hold", approve={"timeout": "2s", "on_timeout": "deny"}),
+            ]
+        },
+    }
+    with (
+        SlowDaemon(base / "agentd", rules) as daemon,
+        Puppet(daemon.run("tested", Puppet.ARGV)) as puppet,
+    ):
+        yield Place(base, daemon, puppet)
+
+
+def waiting(place: Place) -> str:
+    """The id of the call that waits, once it does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        holds = place.daemon.request("holds")["holds"]
+        if holds:
+            return str(holds[0]["id"])
+        time.sleep(0.2)
+    raise AssertionError("no call is held")
+
+
+def read(place: Place, name: str) -> str:
+    return f"result = open({place.file(name)!r}).read()"
+
+
+def stopped(place: Place) -> list[int]:
+    """Processes of the session that are stopped."""
+    below = psutil.Process(place.puppet.pid).children(recursive=True)
+    return [process.pid for process in below if process.status() == psutil.STATUS_STOPPED]
+
+
+def test_a_condition_is_judged_before_the_open(place: Place) -> None:
+    assert place.puppet.act(read(place, "asked-yes")).result == "asked-yes"
+    outcome = place.puppet.act(read(place, "asked-no"))
+    assert (outcome.result, outcome.error, outcome.signal) == (None, 1, 0)
+    assert place.puppet.act(read(place, "killed")).signal == signal.SIGKILL
+
+
+@pytest.mark.parametrize("answer", ["approve", "deny"])
+def test_a_person_decides(place: Place, answer: str) -> None:
+    place.puppet.start(read(place, "approved"))
+    place.daemon.request(answer, id=waiting(place))
+    outcome = place.puppet.finish()
+    if answer == "approve":
+        assert outcome.result == "approved"
+    else:
+        assert (outcome.result, outcome.error) == (None, 1)
+
+
+def test_nobody_answers(place: Place) -> None:
+    outcome = place.puppet.act(read(place, "late"))
+    assert (outcome.result, outcome.error, outcome.signal) == (None, 1, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGCONT, signal.SIGTERM, signal.SIGKILL])
+def test_signals_while_a_call_is_held(place: Place, number: signal.Signals) -> None:
+    """SIGCONT opens nothing; SIGTERM comes with the answer; SIGKILL ends the process at once."""
+    place.puppet.start(read(place, "approved"))
+    held = waiting(place)
+    process = place.daemon.request("holds")["holds"][0]["process"]["pid"]
+    for _ in range(3 if number == signal.SIGCONT else 1):
+        psutil.Process(process).send_signal(number)
+        time.sleep(0.5)
+    if number != signal.SIGKILL:
+        assert waiting(place) == held
+        place.daemon.request("deny", id=held)
+    outcome = place.puppet.finish()
+    assert outcome.result is None
+    if number == signal.SIGCONT:
+        assert (outcome.error, outcome.signal) == (1, 0)
+    else:
+        assert outcome.signal == number
+
+
+def test_ten_thousand_holds(place: Place, tmp_path: Path) -> None:
+    """Several threads of several processes, half of the calls allowed and half refused."""
+    program = tmp_path / "hammer"
+    subprocess.run(["clang", "-O1", "-pthread", "-o", program, HAMMER], check=True)
+    files = [place.file("asked-yes"), place.file("asked-no")]
+    command = [str(program), str(PROCESSES), str(THREADS), str(CALLS), *files]
+    done = subprocess.run(
+        place.daemon.run("tested", command), capture_output=True, check=True, timeout=1200
+    )
+    allowed, refused = (list(map(int, line.split())) for line in done.stdout.splitlines())
+    each = PROCESSES * THREADS * CALLS // 2
+    assert allowed == [each, 0, 0, 0]
+    assert refused == [0, each, 0, 0]
+    assert stopped(place) == []
+    assert place.daemon.request("holds")["holds"] == []
