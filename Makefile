@@ -87,7 +87,7 @@ run: setup ## start the daemon in the foreground with the shipped rules (as root
 
 PYTEST_ARGS ?=
 .PHONY: test
-test: setup-dev ## all tests; a run that leaves anything behind fails
+test: setup-dev kernels ## all tests; a run that leaves anything behind fails
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 C_FILES := $(BPF_SOURCES) $(BPF_HEADERS)
@@ -104,6 +104,10 @@ format: setup-dev ## write the format that lint asks for
 	@$(BIN)/ruff check -q --fix $(PYTHON_TREES) || true
 	@$(BIN)/ruff format -q $(PYTHON_TREES)
 	@$(if $(C_FILES),$(BIN)/clang-format -i $(C_FILES))
+
+.PHONY: kernels
+kernels: setup-dev ## fetch the kernels of the VM tests into a cache, once (as root)
+	@[ $$(id -u) != 0 ] || $(BIN)/python -m tests.lab.support.kernels
 
 KERNEL ?= 6.12
 APPEND ?=

@@ -47,6 +47,15 @@ static __always_inline int judge_file(struct label *label, struct file *file, __
 
 	if (!now || !now->armed || !acts || !judged_kind(deed.inode))
 		return 0;
+	if (deed.inode != BPF_CORE_READ(file, f_path.dentry, d_inode)) {
+		/* Overlayfs up to Linux 6.7 opens the file below under the path of its own. */
+		struct hlist_node *alias = BPF_CORE_READ(file, f_inode, i_dentry.first);
+		if (alias) {
+			deed.dentry =
+				(void *)alias - bpf_core_field_offset(struct dentry, d_u.d_alias);
+			deed.whole = 1;
+		}
+	}
 	deed.from = deed.dentry;
 	deed.version = now->version & 1;
 	if (!has_rules(&deed))

@@ -13,6 +13,7 @@ from agentd.kernel import host, tiers
 from agentd.kernel.libbpf import KernelError, missing_hooks
 from agentd.policy import loader
 from agentd.policy.compiler import RuleNote, compile_plan
+from agentd.policy.network_plan import compile_network
 from agentd.policy.path_plan import compile_paths
 from agentd.policy.side import HOOKS
 
@@ -109,27 +110,13 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
                 BEFORE,
                 "refused or held at the call's entry",
             ),
-            *_network_kinds(blocks=blocks),
+            RuleKind("network.*", BEFORE, "refused in the kernel, EPERM; held with `when` or hold"),
             rest,
         ]
     return [
         mcp,
         RuleKind("file.open", BEFORE, "held as open returns; deny kills before the data is used"),
         RuleKind("process.exec", BEFORE, "held before the first instruction; deny kills there"),
-        *_network_kinds(blocks=blocks),
-        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
-        rest,
-        RuleKind(
-            "process.trace, process.signal, process.namespace, system.*",
-            NOT,
-            "needs an enforce tier; not recorded either",
-        ),
-        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
-    ]
-
-
-def _network_kinds(*, blocks: bool) -> list[RuleKind]:
-    return [
         RuleKind(
             "network.connect without `when`",
             BEFORE if blocks else AFTER,
@@ -140,6 +127,14 @@ def _network_kinds(*, blocks: bool) -> list[RuleKind]:
         RuleKind(
             "network.connect with `when`, network.bind", AFTER, "the process is killed after it"
         ),
+        RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
+        rest,
+        RuleKind(
+            "process.trace, process.signal, process.namespace, system.*",
+            NOT,
+            "needs an enforce tier; not recorded either",
+        ),
+        RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
 
@@ -210,8 +205,9 @@ def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]
         hooks -= set(missing_hooks(hooks))
     except KernelError as error:
         return [], [str(error)]
-    plan = compile_paths(policy, hooks=hooks)
-    notes = compile_plan(policy, plan.enforced, plan.left_out).notes
+    plan = compile_paths(policy, hooks=hooks, connects=True)
+    enforced = plan.enforced | compile_network(policy, plan.enforced).enforced
+    notes = compile_plan(policy, enforced, plan.left_out).notes
     return notes + [RuleNote(rule, text) for rule, text in plan.notes], []
 
 

@@ -121,9 +121,13 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._start_engine()  # its imports and our loading run at the same time
-        if not Pins.any():
-            self._sensor.load()
-        # Else it is loaded once the configuration says whether the maps that were left are ours.
+        try:
+            if not Pins.any():
+                self._sensor.load()
+            # Else it is loaded once the configuration says whether the maps left are ours.
+        except AgentdError:
+            self._engine.stop()
+            raise
         try:
             return self._loop()
         finally:
@@ -347,6 +351,9 @@ def main(config_path: str | None, rules: list[str], foreground: bool) -> int:
         arguments.append("--foreground")
     try:
         return Supervisor(arguments).run()
+    except KernelError as error:
+        _log(f"{error}\nagentd: `agentd doctor` says what this kernel allows")
+        return EXIT_FAILED
     except AgentdError as error:
         _log(str(error))
         return EXIT_FAILED

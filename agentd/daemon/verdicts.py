@@ -93,6 +93,8 @@ class Verdicts:
                 if decision is not None and decision.kill_scope == "session":
                     kill_session(self._kernel, session.number)  # before anybody sees one die
                 self._stops.kill(hold)
+            if decision is None and answer is not None and verdict == "allow":
+                return  # the open, the exec is told by itself
             described = None
             if decision is not None:
                 described = self._reporter.describe(

@@ -61,7 +61,12 @@ class Pins:
         return found
 
     def keep_map(self, bpf_map: Map) -> None:
-        """Pins a map, in the place of one of the same name."""
+        """Pins a map, in the place of one of the same name.
+
+        Not the constants of a program (".rodata"), which live as long as the program does.
+        """
+        if "." in bpf_map.name:
+            return
         self._keep(self._maps / bpf_map.name, bpf_map.fd)
 
     def keep_link(self, name: str, fd: int) -> None:

@@ -88,6 +88,7 @@ static __always_inline void fill_head(struct record *head, __u16 kind, const str
 	head->tid = (__u32)id;
 	head->uid = (__u32)bpf_get_current_uid_gid();
 	head->count = 1;
+	__builtin_memset(head->comm, 0, sizeof(head->comm)); /* Linux 6.1 pads nothing */
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 

@@ -56,6 +56,7 @@ struct deed {
 	__u32 target;	/* tgid of the process that it is done to */
 	__u32 detail;	/* of the call: a signal, flags, a command */
 	__u32 observed; /* 1: the workload is only observed */
+	__u32 whole;	/* 1: of `dentry` only its place in its own file system is known */
 	__u32 name_len;
 	const void *name; /* in kernel memory, where what is judged has a name that is no path */
 };
@@ -237,7 +238,7 @@ static __noinline int decide(struct work *work, struct deed *deed)
 		return 0;
 	if (deed->inode && is_cold(deed, place))
 		return 0;
-	if (!match_path(work, deed->version, deed->dentry, deed->mnt, 0))
+	if (!match_path(work, deed->version, deed->dentry, deed->mnt, deed->whole ? WHOLE : 0))
 		return -EAGAIN;
 	if (work->match.bound) {
 		work->bound = *found;

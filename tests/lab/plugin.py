@@ -1,10 +1,11 @@
 """Tests marked `lab` run in a VM, once a kernel, and are reported as if they had run here.
 
-    @pytest.mark.lab                                              # on every kernel of KERNELS
+    @pytest.mark.lab                                                # on every kernel of KERNELS
     @pytest.mark.lab(kernels=["6.12"], append="lsm=lockdown,yama")  # on this one, started like this
 
 appears as `test_x[6.12]`. All tests of one kernel and `append` share one boot, which begins when
-the first of them is reached. The fixture `kernel` is the series, such as "6.12".
+the first of them is reached. The fixture `kernel` is the series, such as "6.12". A `timeout` mark
+counts in the VM; without one a test has TEST_LIMIT_S there.
 
 `--lab-kernel 6.12` (repeatable) leaves the others out; `-m "not lab"` leaves out all of them.
 """
@@ -17,10 +18,9 @@ from typing import Any, Final, Literal
 
 import pytest
 
-from tests.lab.support.boots import TEST_LIMIT_S, Boot
+from tests.lab.support.boots import TEST_LIMIT_S, Boot, Limits
 
 KERNELS: Final = ("6.1", "6.12", "7.2")
-_SLOWNESS: Final = 10
 _PASSED_ON: Final = ("AGENTD_NO_SKIPS",)
 _PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "call", "teardown")
 _INSIDE: Final = "AGENTD_LAB_SHARE"
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lab", "tests in VMs")
     group.addoption("--lab-kernel", action="append", default=[], help="only this one (repeatable)")
     group.addoption("--lab-jobs", type=int, default=2, help="VMs at a time (2)")
-    group.addoption("--lab-boot-timeout", type=float, default=180.0, help="seconds (180)")
+    group.addoption("--lab-boot-timeout", type=float, default=300.0, help="seconds (300)")
     group.addoption("--lab-timeout", type=float, default=1800.0, help="seconds a VM may run (1800)")
 
 
@@ -67,15 +67,6 @@ class Inside:
         self._config = config
         self._lines = (share / "reports").open("a", encoding="utf-8", buffering=1)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """A limit that a test sets for itself is meant for a real machine."""
-        for item in items:
-            limit = item.get_closest_marker("timeout")
-            if limit is not None and limit.args:
-                scaled = max(TEST_LIMIT_S, limit.args[0] * _SLOWNESS)
-                item.add_marker(pytest.mark.timeout(scaled), append=False)
-
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._write({"start": nodeid})
 
@@ -93,43 +84,45 @@ class Outside:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._boots: dict[tuple[str, str], Boot] = {}
+        self._reason = None if os.geteuid() == 0 else "needs root: a VM sees the host's files"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         wanted = self._config.getoption("lab_kernel")
-        left_out = []
+        kept: list[pytest.Item] = []
+        left_out: list[pytest.Item] = []
         for item in items:
-            if item.get_closest_marker("lab") is not None:
-                # The limits of boots count, not that of the test it happens to be waiting in.
-                item.add_marker(pytest.mark.timeout(0), append=False)
-                if wanted and _series(item) not in wanted:
-                    left_out.append(item)
+            is_wanted = not wanted or not _is_lab(item) or _series(item) in wanted
+            (kept if is_wanted else left_out).append(item)
+            if _is_lab(item) and self._reason is not None:
+                item.add_marker(pytest.mark.skip(reason=self._reason))
         if left_out:
             self._config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if item not in left_out]
+            items[:] = kept
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        limits = (
-            self._config.getoption("lab_boot_timeout"),
-            self._config.getoption("lab_timeout"),
-        )
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        words = [f"{name}={self._config.getoption(name)}" for name in ("--tb", "--verbosity")]
+        limits = Limits(
+            self._config.getoption("lab_boot_timeout"), self._config.getoption("lab_timeout")
+        )
         for item in session.items:
-            marker = item.get_closest_marker("lab")
-            if marker is not None:
-                key = _series(item), marker.kwargs.get("append", "")
+            if _is_lab(item):
+                key = _boot_of(item)
                 if key not in self._boots:
-                    self._boots[key] = Boot(*key, environment, limits)
-                self._boots[key].tests.append(item.nodeid)
+                    self._boots[key] = Boot(*key, words, environment, limits)
+                limit = item.get_closest_marker("timeout")
+                self._boots[key].add(item.nodeid, limit.args[0] if limit else TEST_LIMIT_S)
+                # Here it may wait for a boot, and for tests that come before it.
+                item.add_marker(pytest.mark.timeout(0), append=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> bool | None:
         """Replay the reports of a test of the lab; leave all others to pytest."""
-        marker = item.get_closest_marker("lab")
-        if marker is None:
+        if not _is_lab(item) or self._reason is not None:
             return None
-        boot = self._boots[_series(item), marker.kwargs.get("append", "")]
+        boot = self._boots[_boot_of(item)]
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(boot, item):
             item.ihook.pytest_runtest_logreport(report=report)
@@ -148,25 +141,24 @@ class Outside:
     def _reports(self, boot: Boot, item: pytest.Item) -> Iterator[pytest.TestReport]:
         """What the VM reports, and what is to be said where it reports no more."""
         self._start(boot)
-        phases = iter(_PHASES)
+        missing = list(_PHASES)
         for record in boot.reports(item.nodeid):
             report: pytest.TestReport = self._config.hook.pytest_report_from_serializable(
                 config=self._config, data=record
             )
             if report.failed:
                 report.sections.append((f"console of Linux {boot.series}", boot.console()))
-            next(phases)
+            del missing[: missing.index(report.when) + 1]
             yield report
-        for phase in phases:
+        if missing:
             yield pytest.TestReport(
                 nodeid=item.nodeid,
                 location=item.location,
                 keywords={item.name: 1},
                 outcome="failed",
                 longrepr=boot.trouble(),
-                when=phase,
+                when=missing[0],
             )
-            return
 
     def _start(self, wanted: Boot) -> None:
         """Start this boot, and others that come later, as many as may run at a time."""
@@ -175,6 +167,17 @@ class Outside:
             if not boot.started and (boot is wanted or room > 0):
                 boot.start()
                 room -= 1
+
+
+def _is_lab(item: pytest.Item) -> bool:
+    return item.get_closest_marker("lab") is not None
+
+
+def _boot_of(item: pytest.Item) -> tuple[str, str]:
+    """Series and kernel parameters."""
+    marker = item.get_closest_marker("lab")
+    assert marker is not None
+    return _series(item), marker.kwargs.get("append", "")
 
 
 def _series(item: pytest.Item) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import psutil
 import yaml
 
+from agentd.kernel.pins import Pins
 from tests.host.support.control import ControlClient, Message
 from tests.host.support.processes import stop, wait_until
 from tests.host.support.servers import AGENTD, REPOSITORY
@@ -139,6 +140,7 @@ class Daemon:
             _, alive = psutil.wait_procs(below, 5.0)
             for child in alive:
                 child.kill()
+        Pins(self.runtime_dir).remove()  # denials stay in force when a daemon is stopped
         assert not alive, f"outlived the supervisor: {alive}"
         assert status == 0, f"daemon ended with {status}: {self.tail()}"
 

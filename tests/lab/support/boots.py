@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,26 +26,38 @@ _POLL_S: Final = 0.05
 _PYTEST: Final = (
     # Whatever is imported costs ten times as much there: only the plugins that are used.
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 exec python -m pytest -p pytest_timeout -p no:cacheprovider"
-    f" -o timeout={TEST_LIMIT_S:.0f} --no-header @$AGENTD_LAB_SHARE/tests"
+    f" -o timeout={TEST_LIMIT_S:.0f} --no-header"
 )
 
 Record = dict[str, Any]
 
 
-class Boot:
-    """One VM and the tests that it runs, given by node id.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds from the start of a VM: until its first test begins, until it is off."""
 
-    `limits`: seconds until the first test has to start, and until the VM has to be off.
-    """
+    boot_s: float
+    whole_s: float
+
+
+class Boot:
+    """One VM and the tests that it runs. `words` are more options of the pytest in it."""
 
     def __init__(
-        self, series: str, append: str, environment: dict[str, str], limits: tuple[float, float]
+        self,
+        series: str,
+        append: str,
+        words: Sequence[str],
+        environment: dict[str, str],
+        limits: Limits,
     ) -> None:
         self.series = series
         self.tests: list[str] = []
         self._append = append
+        self._words = words
         self._environment = environment
-        self._boot_limit_s, self._limit_s = limits
+        self._limits = limits
+        self._test_limit_s = TEST_LIMIT_S
         self._reports: dict[str, list[Record]] = {}
         self._share: Path | None = None
         self._machine: Machine | None = None
@@ -63,6 +76,11 @@ class Boot:
         """Whether the VM is on."""
         return self._process is not None and self._process.poll() is None
 
+    def add(self, test: str, limit_s: float) -> None:
+        """Run this test, too, given by its node id, which may take so long."""
+        self.tests.append(test)
+        self._test_limit_s = max(self._test_limit_s, limit_s)
+
     def start(self) -> None:
         """Boot; what prevents it is told by `reports`."""
         self._started = self._heard = time.monotonic()
@@ -74,7 +92,8 @@ class Boot:
                 kernel, self._share, self._append, environment=self._environment
             )
             with (self._share / "output").open("wb") as output:
-                self._process = self._machine.start(_PYTEST, output=output)
+                command = f"{_PYTEST} {' '.join(self._words)} @$AGENTD_LAB_SHARE/tests"
+                self._process = self._machine.start(command, output=output)
         except (OSError, KernelUnavailableError, subprocess.CalledProcessError) as error:
             self._trouble = f"Linux {self.series} cannot be booted: {error}"
 
@@ -116,7 +135,7 @@ class Boot:
 
     def console(self) -> str:
         """What the kernel printed so far."""
-        return "" if self._machine is None else self._machine.last_words(200)
+        return "" if self._machine is None else self._machine.last_words()
 
     def close(self) -> None:
         """Wait for the VM to power off, for a while; remove its directory."""
@@ -154,11 +173,11 @@ class Boot:
     def _watch_the_time(self) -> None:
         """End the VM if it is too late, or nothing has been heard for too long."""
         now = time.monotonic()
-        silent_s = TEST_LIMIT_S + _MARGIN_S if self._read else self._boot_limit_s
+        silent_s = self._test_limit_s + _MARGIN_S if self._read else self._limits.boot_s
         if now - self._heard > silent_s:
             self._trouble = f"nothing heard for {silent_s:.0f} s"
-        elif now - self._started > self._limit_s:
-            self._trouble = f"still on after {self._limit_s:.0f} s"
+        elif now - self._started > self._limits.whole_s:
+            self._trouble = f"still on after {self._limits.whole_s:.0f} s"
         else:
             return
         self.kill()

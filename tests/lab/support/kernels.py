@@ -27,9 +27,9 @@ SERIES: Final[dict[str, tuple[str, ...]]] = {
     "5.10": ("bullseye", "bullseye-security"),
     "6.1": ("bookworm", "bookworm-security"),
     "6.12": ("trixie", "trixie-security"),
-    "7.2": ("sid",),
+    "7.2": ("sid", "forky", "trixie-backports"),
 }
-"""Kernel series and the Debian suites whose linux-image-amd64 is of that series."""
+"""Kernel series and the Debian suites whose linux-image-amd64 is, or is going to be, of it."""
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _ARCHIVE = "http://deb.debian.org/debian"
@@ -86,6 +86,7 @@ def fetch(series: str, *, update: bool = False) -> Kernel:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = cached(series)
         if found is None or update:
+            print(f"fetching Linux {series} into {CACHE}", file=sys.stderr)
             try:
                 found = _fetch_into_cache(series)
             except (OSError, subprocess.CalledProcessError) as error:
@@ -224,7 +225,8 @@ def main(words: Sequence[str]) -> int:
             failed = 1
             print(error, file=sys.stderr)
         else:
-            print(f"{series}: {kernel.root}")
+            if update:
+                print(f"{series}: {kernel.release}")
     return failed
 
 

@@ -69,7 +69,7 @@ class Machine:
             stdout=None if terminal else output,
         )
 
-    def last_words(self, lines: int = 40) -> str:
+    def last_words(self, lines: int = 100) -> str:
         """The end of what the kernel printed."""
         try:
             text = self.console.read_text(errors="replace")
