@@ -1,10 +1,13 @@
 """A daemon for the tests of the enforce tiers, and programs in its sessions that try things."""
 
 import subprocess
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.lab.support.slow_daemon import SlowDaemon
 
+EVENT_S = 60.0
 SESSION_S = 400.0
 """An emulated machine is 10 to 25 times as slow, more so under load."""
 
@@ -33,13 +36,15 @@ class SessionDaemon(SlowDaemon):
         )
         return done.stdout.splitlines()
 
-    def rules_of(self, event_class: str) -> list[str]:
-        """The rules that decided the events of a class, in order."""
-        return [
-            rule
-            for event in self.events(event_class)
-            for rule in (event.get("decision") or {}).get("rules", ())
-        ]
+    def decided_by(self, event_class: str, *rules: str) -> None:
+        """Wait until each of these rules has decided an event of a class; AssertionError if not."""
+        for rule in rules:
+            decided = partial(_is_decided, event_class, rule)
+            self.wait_for(decided, EVENT_S, f"{event_class} by {rule}")
+
+
+def _is_decided(event_class: str, rule: str, event: dict[str, Any]) -> bool:
+    return event["class"] == event_class and rule in (event.get("decision") or {}).get("rules", ())
 
 
 def outcome(lines: list[str], words: str) -> str:

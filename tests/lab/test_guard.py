@@ -54,8 +54,8 @@ def test_its_processes_live_and_are_not_looked_into(daemon: SessionDaemon, name:
     assert outcome(lines, "kill -0") == "ok"
     assert [process.pid for process in daemon.processes()] == pids
     assert daemon.request("ping")
-    assert SELF in daemon.rules_of("process.signal")
-    assert SELF in daemon.rules_of("process.trace")
+    daemon.decided_by("process.signal", SELF)
+    daemon.decided_by("process.trace", SELF)
 
 
 @pytest.mark.parametrize("name", ["w", "o"])
@@ -87,7 +87,7 @@ def test_its_files_keep_their_bytes_and_names(
     assert (sorted(rules.iterdir()), daemon.configuration.read_bytes()) == before
     assert journal.exists()
     assert socket.exists()
-    assert SELF in daemon.rules_of("file.open")
+    daemon.decided_by("file.open", SELF)
     subprocess.run(["umount", str(elsewhere)], check=False)
 
 
@@ -95,7 +95,7 @@ def test_bpf_is_closed(daemon: SessionDaemon) -> None:
     call = f"try perl -e '{CALL}' 321 0 {'x' * 8} 8"
     lines = daemon.session("o", call)
     assert outcome(lines, "perl") == "no"
-    assert SELF in daemon.rules_of("system.bpf")
+    daemon.decided_by("system.bpf", SELF)
 
 
 def test_a_sibling_neither_wakes_nor_approves_what_is_held(

@@ -21,21 +21,24 @@ UNUSED = 1 << 23  # no process has such a number: pid_max is at most 1 << 22
 def labels() -> Iterator[Map]:
     """The map, with the two programs that keep labels through a fork attached."""
     shared: dict[str, Map] = {}
-    links = []
+    open_fds = []
     for name, program, tracepoint in (
         ("attribution", "on_fork", "sched_process_fork"),
         ("lsm_tree", "on_task_alloc", ""),
     ):
         loaded = BpfObject(name, (OBJECTS / f"{name}.bpf.o").read_bytes(), shared)
-        shared |= {each.name: each for each in loaded.maps.values() if each.name not in shared}
+        loaded.share_maps(shared)
         found = loaded.programs[program]
-        links.append(
+        open_fds.append(
             found.attach_raw_tracepoint(tracepoint) if tracepoint else found.attach_target()
         )
+        open_fds += [each.fd for each in loaded.programs.values()]
         loaded.close()
     yield shared["labels"]
-    for link in links:
-        os.close(link)
+    for fd in open_fds:
+        os.close(fd)
+    for bpf_map in shared.values():
+        bpf_map.close()
 
 
 def fork() -> int:

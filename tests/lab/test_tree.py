@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.host.support.daemon import workload
-from tests.lab.sessions import CALL, SessionDaemon, outcome, victim_program
+from tests.lab.sessions import CALL, EVENT_S, SessionDaemon, outcome, victim_program
 
 pytestmark = pytest.mark.lab
 
@@ -73,8 +73,8 @@ def test_another_process_is_out_of_reach(scene: Scene) -> None:
     )
     assert [line.split()[0] for line in lines] == ["no", "ok", "no", "ok", "no", "no", "ok"], lines
     assert scene.victim.poll() is None
-    assert {"no-kill", "see-urg", "ask-winch"} <= set(scene.daemon.rules_of("process.signal"))
-    assert "no-trace" in scene.daemon.rules_of("process.trace")
+    scene.daemon.decided_by("process.signal", "no-kill", "see-urg", "ask-winch")
+    scene.daemon.decided_by("process.trace", "no-trace")
 
 
 def test_namespaces_and_mounts(scene: Scene) -> None:
@@ -93,8 +93,8 @@ def test_namespaces_and_mounts(scene: Scene) -> None:
     )
     assert [line.split()[0] for line in lines] == ["no", "ok", "no", "no", "no", "ok", "ok"], lines
     assert not point.is_mount()
-    assert {"no-ns", "see-ns"} <= set(scene.daemon.rules_of("process.namespace"))
-    assert "no-mount" in scene.daemon.rules_of("system.mount")
+    scene.daemon.decided_by("process.namespace", "no-ns", "see-ns")
+    scene.daemon.decided_by("system.mount", "no-mount")
 
 
 def test_bpf_is_open_to_a_workload_that_a_rule_allows_it(scene: Scene) -> None:
@@ -107,7 +107,8 @@ def test_bpf_is_open_to_a_workload_that_a_rule_allows_it(scene: Scene) -> None:
 def test_an_observed_workload_is_told_of_and_not_refused(scene: Scene) -> None:
     assert outcome(scene.daemon.session("o", "try unshare --user true"), "unshare") == "ok"
     event = scene.daemon.wait_for(
-        lambda found: found["class"] == "process.namespace" and found["workload"] == "o"
+        lambda found: found["class"] == "process.namespace" and found["workload"] == "o",
+        EVENT_S,
     )
     assert (event["decision"]["verdict"], event["decision"]["would"]) == ("deny", True)
 
