@@ -11,7 +11,7 @@ EVENT_S = 60.0
 SESSION_S = 400.0
 """An emulated machine is 10 to 25 times as slow, more so under load."""
 
-CALL = "exit(syscall(map { /^-?[0-9]+$/ ? $_ + 0 : $_ } @ARGV) < 0)"
+CALL = "my ($n, @a) = map { /^-?[0-9]+$/ ? $_ + 0 : $_ } @ARGV; exit(syscall($n, @a) < 0)"
 """A perl program: one system call, by number; exit status 1 if it fails."""
 
 
