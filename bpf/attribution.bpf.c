@@ -21,8 +21,13 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	}
 	struct label inherited = *label;
 	inherited.start_ns = BPF_CORE_READ(child, start_boottime);
-	if (bpf_map_update_elem(&labels, &child_tgid, &inherited, BPF_ANY))
-		count_in(&losses, label->workload);
+	__u32 reserved = reservation();
+	/* The place that on_task_alloc has kept is used when there is no other. */
+	if (bpf_map_update_elem(&labels, &child_tgid, &inherited, BPF_ANY) &&
+	    (bpf_map_delete_elem(&labels, &reserved) ||
+	     bpf_map_update_elem(&labels, &child_tgid, &inherited, BPF_ANY)))
+		count_in(&losses, inherited.workload);
+	bpf_map_delete_elem(&labels, &reserved);
 
 	struct seen_key key = {label->session, REC_FORK, tgid, label->start_ns, 0};
 	struct fork_record record = {};
@@ -43,7 +48,10 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	__u32 tgid = BPF_CORE_READ(task, tgid);
 	struct label *label = label_of(tgid);
 	struct exit_record record = {};
+	__u32 reserved = reservation();
 
+	if (label) /* of a fork that has failed */
+		bpf_map_delete_elem(&labels, &reserved);
 	if (!label || BPF_CORE_READ(task, signal, live.counter) > 0)
 		return 0;
 	count_total(label->session, REC_EXIT);

@@ -21,6 +21,8 @@ static __always_inline int judge_program(struct linux_binprm *bprm, __u32 hook)
 		return 0;
 	deed.from = deed.dentry;
 	deed.version = now->version & 1;
+	if (!has_rules(&deed))
+		return 0;
 	struct work *work = claim_work();
 	if (!work)
 		return -EAGAIN;

@@ -58,6 +58,8 @@ static __always_inline int judge_file(struct label *label, struct file *file, __
 	}
 	deed.from = deed.dentry;
 	deed.version = now->version & 1;
+	if (!has_rules(&deed))
+		return 0;
 	struct work *work = claim_work();
 	if (!work)
 		return -EAGAIN;

@@ -10,10 +10,12 @@ from agentd.cli.client import ControlError
 from agentd.cli.output import Settings
 from agentd.errors import ConfigErrors
 from agentd.kernel import host, tiers
+from agentd.kernel.libbpf import KernelError, missing_hooks
 from agentd.policy import loader
 from agentd.policy.compiler import RuleNote, compile_plan
 from agentd.policy.network_plan import compile_network
 from agentd.policy.path_plan import compile_paths
+from agentd.policy.side import HOOKS
 
 BEFORE, AFTER, NOT = "before the effect", "after the effect", "not enforced"
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -103,6 +105,11 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
                 "the same with `when` or hold", BEFORE, "the call is held, then goes on or fails"
             ),
             RuleKind("process.exec by argv", BEFORE, "held before the first instruction; killed"),
+            RuleKind(
+                "process.trace, process.signal, process.namespace, system.*",
+                BEFORE,
+                "refused or held at the call's entry",
+            ),
             RuleKind("network.*", BEFORE, "refused in the kernel, EPERM; held with `when` or hold"),
             rest,
         ]
@@ -122,6 +129,11 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
         ),
         RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
         rest,
+        RuleKind(
+            "process.trace, process.signal, process.namespace, system.*",
+            NOT,
+            "needs an enforce tier; not recorded either",
+        ),
         RuleKind("hold on file.delete, file.rename, network.*", NOT, "needs an enforce tier"),
     ]
 
@@ -184,13 +196,19 @@ def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]
     """Notes on the rules that the daemon would load here, and what is wrong with them."""
     try:
         policy = loader.load(settings.rule_sources())
-        enforced: frozenset[str] = frozenset()
-        if tier in _ENFORCE:
-            enforced = compile_paths(policy, connects=True).enforced
-            enforced |= compile_network(policy, enforced).enforced
-        return compile_plan(policy, enforced).notes, []
     except ConfigErrors as errors:
         return [], [str(problem) for problem in errors.errors]
+    if tier not in _ENFORCE:
+        return compile_plan(policy).notes, []
+    hooks = set(HOOKS.values())
+    try:
+        hooks -= set(missing_hooks(hooks))
+    except KernelError as error:
+        return [], [str(error)]
+    plan = compile_paths(policy, hooks=hooks, connects=True)
+    enforced = plan.enforced | compile_network(policy, plan.enforced).enforced
+    notes = compile_plan(policy, enforced, plan.left_out).notes
+    return notes + [RuleNote(rule, text) for rule, text in plan.notes], []
 
 
 def _ping(settings: Settings) -> dict[str, object] | None:

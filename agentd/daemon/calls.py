@@ -4,7 +4,7 @@ from errno import EPERM
 from functools import partial
 from typing import Any, Final
 
-from agentd.daemon import endpoints
+from agentd.daemon import endpoints, sidedoors
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.places import path_of
 from agentd.daemon.report import Reporter
@@ -13,6 +13,7 @@ from agentd.enforce.stops import kill_session
 from agentd.kernel.decide_wire import (
     ACT_READ,
     ACT_WRITE,
+    ACTION_TELL,
     HOOK_ATTRIBUTES,
     HOOK_BIND,
     HOOK_CONNECT,
@@ -34,6 +35,7 @@ from agentd.kernel.decide_wire import (
 from agentd.kernel.decisions import Decisions
 from agentd.kernel.maps import HoldValue, KernelMaps
 from agentd.policy.evaluator import Decision
+from agentd.policy.own import REASON, SELF
 from agentd.workloads.identity import ProcessInfo
 from agentd.workloads.sessions import Session
 
@@ -56,6 +58,16 @@ _CLASSES: Final = {
 }
 _SOCKETS: Final = frozenset({HOOK_CONNECT, HOOK_SEND, HOOK_BIND, HOOK_SOCKET})
 
+_ITSELF: Final = {
+    "verdict": "deny",
+    "rules": [SELF],
+    "reason": REASON,
+    "severity": "critical",
+    "tags": [],
+    "before_effect": True,
+    "outcome": "denied",
+}
+
 
 class Calls:
     """Turns refusals and held calls into events and verdicts."""
@@ -77,14 +89,30 @@ class Calls:
     def on_refusal(self, record: bytes, session: Session, info: ProcessInfo) -> None:
         """The kernel has refused a call, and killed its process where the rule says so."""
         fields = REFUSAL.unpack_from(record)
-        time_ns = fields[3]
-        ino, device, hook, acts, _, number, version, path_len, to_len = fields[10:]
+        time_ns, count = fields[3], fields[8]
+        ino, device, hook, acts, action, number, version, path_len, to_len = fields[10:19]
         at = REFUSAL.size + path_len
         path = path_of(record[REFUSAL.size : at])
         to = path_of(record[at : at + to_len]) if to_len else ""
         rule = self._policy.socket_rule(version, number)
-        cls, parts, subject = _described(hook, acts, path, to, info)
+        if hook in sidedoors.HOOKS:
+            cls, parts, subject = sidedoors.described(hook, acts, path, *fields[19:])
+        else:
+            cls, parts, subject = _described(hook, acts, path, to, info)
+        if "file" in parts:
+            parts["file"] |= {"ino": ino, "dev": f"{device >> 20}:{device & 0xFFFFF}"}
+        if rule == SELF:
+            itself = {**_ITSELF, "tier": self._reporter.tier}
+            self._reporter.session_event(cls, time_ns, session, info, parts, itself, count)
+            return
         decision = self._verdicts.judge(cls, session, info, subject, rule)
+        if action == ACTION_TELL:
+            if decision is not None:
+                told = self._reporter.describe(
+                    decision, session, before_effect=True, outcome="allowed"
+                )
+                self._reporter.session_event(cls, time_ns, session, info, parts, told, count)
+            return
         if decision is not None and decision.kill_scope == "session":
             kill_session(self._kernel, session.number)
         outcome = "killed" if decision is not None and decision.verdict == "kill" else "denied"
@@ -101,8 +129,6 @@ class Calls:
                 decision, session, before_effect=True, outcome=outcome
             )
             described["rules"] = list(dict.fromkeys([*decision.rules, rule]))
-        if "file" in parts:
-            parts["file"] |= {"ino": ino, "dev": f"{device >> 20}:{device & 0xFFFFF}"}
         self._reporter.session_event(cls, time_ns, session, info, parts, described)
 
     def on_hold(self, hold: HoldValue, session: Session, info: ProcessInfo, names: bytes) -> None:
@@ -115,9 +141,15 @@ class Calls:
             return
         path = path_of(names[: hold.length])
         to = path_of(names[hold.length : hold.length + hold.iovcnt]) if hold.iovcnt else ""
-        cls, parts, subject = _described(hold.syscall, hold.access, path, to, info)
+        if hold.syscall in sidedoors.HOOKS:
+            target, detail = hold.ino & 0xFFFFFFFF, hold.ino >> 32
+            cls, parts, subject = sidedoors.described(
+                hold.syscall, hold.access, path, target, detail
+            )
+        else:
+            cls, parts, subject = _described(hold.syscall, hold.access, path, to, info)
         answer = partial(self._answer, hold)
-        if not names:
+        if not names and hold.syscall not in sidedoors.PATHLESS:
             self._verdicts.settle(cls, parts, None, hold, session, info, lambda _: answer(-EPERM))
             return  # what it is about is not known here
         if hold.dev == NO_RULE:

@@ -4,20 +4,25 @@ A set of rules that does not load changes nothing: the last good one stays, and 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agentd.daemon.netrules import Numbers, socket_rules
+from agentd.daemon.ownplaces import own_inodes
 from agentd.daemon.report import Reporter
 from agentd.daemon.watched import WatchedFiles
 from agentd.kernel.decide_wire import (
     ACTION_ASK,
     ACTION_DENY,
     ACTION_KILL,
+    ACTION_TELL,
     ACTS,
+    SELF_RULE,
     SOCKET_RULE_BASE,
 )
-from agentd.kernel.decisions import Decisions, Tables
+from agentd.kernel.decisions import Decisions, Tables, WorkloadRules
 from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import KernelMaps, SocketRuleValue
 from agentd.kernel.wire import (
@@ -40,10 +45,11 @@ from agentd.kernel.wire import (
     TELLS_OPENS,
     TELLS_SOCKETS,
 )
-from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, compile_plan
+from agentd.policy.compiler import HOLD, WATCH, WRITE_ONLY, KernelPlan, RuleNote, compile_plan
 from agentd.policy.evaluator import Evaluator
 from agentd.policy.globs import NameGlobs, home_directories
 from agentd.policy.network_plan import NetworkPlan, compile_network
+from agentd.policy.own import SELF
 from agentd.policy.path_plan import PathPlan, by_act, compile_paths
 from agentd.policy.rules import Policy
 from agentd.workloads.selectors import Selectors
@@ -52,7 +58,7 @@ from agentd.workloads.workload import Workload
 
 _KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
 _FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
-_ACTIONS = {"ask": ACTION_ASK, "deny": ACTION_DENY, "kill": ACTION_KILL}
+_ACTIONS = {"ask": ACTION_ASK, "deny": ACTION_DENY, "kill": ACTION_KILL, "tell": ACTION_TELL}
 _RESCAN_POLLS = 8
 
 
@@ -73,20 +79,25 @@ def compile_policy(policy: Policy) -> CompiledPolicy:
 class PolicyInForce:
     """Rules and workloads, and what the kernel has been told of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 (what it tells, and what that depends on)
         self,
         kernel: KernelMaps,
         registry: SessionRegistry,
         reporter: Reporter,
         hold_wait_us: int,
         decisions: Decisions | None,
+        own: Sequence[Path] = (),
+        hooks: frozenset[str] = frozenset(),
         *,
         sockets: bool = False,
     ) -> None:
         """`decisions` is None where the kernel takes none: the observe tier.
 
-        `sockets`: it decides about sockets, too.
+        `own`: the places that agentd protects. `hooks`: the LSM hooks that are in force.
+        `sockets`: the kernel decides about sockets, too.
         """
+        self._own = own
+        self._hooks = hooks
         self._sockets = sockets and decisions is not None
         self._network = NetworkPlan()
         self._kernel = kernel
@@ -122,18 +133,19 @@ class PolicyInForce:
         policy = compiled.policy
         paths, network = PathPlan(), NetworkPlan()
         if self._decisions is not None:
-            paths = compile_paths(policy, connects=self._sockets)
+            paths = compile_paths(policy, self._own, self._hooks, connects=self._sockets)
         self.enforced = paths.enforced
         if self._sockets:
             network = compile_network(policy, self.enforced)
             self.enforced |= network.enforced
-        plan = compile_plan(policy, self.enforced)
+        plan = compile_plan(policy, self.enforced, paths.left_out)
         self._policy, self._plan, self._network = policy, plan, network
         self._moves = paths.moves(self.meanings)
         self.meanings = paths.meanings
         self._paths = paths
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}
+        plan.notes += [RuleNote(rule, text) for rule, text in paths.notes]
         self._tell_kernel()
         for note in plan.notes:
             _say(f"rule {note.rule_id}: {note.text}")
@@ -183,12 +195,14 @@ class PolicyInForce:
             number = self._registry.workload_number(name)
             self._kernel.set_workload(number, self._flags(workload), self._net_rules(name))
             if self._decisions is not None:
-                self._decisions.set_workload(number, self._acts(workload), self.version)
+                self._decisions.set_workload(number, self._bound_by(workload), self.version)
             self._prepared.add(name)
         return workload
 
     def path_rule(self, version: int, number: int) -> str:
         """The id of the rule in a slot of a version of the path rules."""
+        if number == SELF_RULE:
+            return SELF
         plan = self._path_plans.get(version)
         return plan.rules[number].id if plan and number < len(plan.rules) else "unknown"
 
@@ -225,10 +239,10 @@ class PolicyInForce:
             flags |= HOLDS_EXECS
         return flags
 
-    def _acts(self, workload: Workload) -> list[int]:
-        if workload.posture != "enforce":
-            return [0] * ACTS
-        return by_act(self._paths.slots(workload.name), ACTS)
+    def _bound_by(self, workload: Workload) -> WorkloadRules:
+        observed = workload.posture != "enforce"
+        slots = self._paths.slots(workload.name, observed=observed)
+        return WorkloadRules(by_act(slots, ACTS), self._paths.own, self._paths.unnamed, observed)
 
     def _install_paths(self) -> None:
         """Puts the path rules in force in the kernel, for the workloads that have sessions."""
@@ -248,10 +262,15 @@ class PolicyInForce:
                 automaton.root,
             ),
             automaton.accepts,
-            [(_ACTIONS[rule.treatment], slot) for slot, rule in enumerate(self._paths.rules)],
+            [
+                (_ACTIONS[rule.treatment], slot, rule.id == SELF)
+                for slot, rule in enumerate(self._paths.rules)
+            ],
+            self._paths.signals(),
         )
+        self._decisions.set_own_places(own_inodes(self._own))
         workloads = {
-            self._registry.workload_number(name): self._acts(self._policy.workloads[name])
+            self._registry.workload_number(name): self._bound_by(self._policy.workloads[name])
             for name in self._prepared & self._policy.workloads.keys()
         }
         self._decisions.set_homes(map(InodeReader().read_directory, home_directories()))

@@ -23,6 +23,7 @@ from agentd.daemon.labelling import Labelling
 from agentd.daemon.loading import LoadError, Loading
 from agentd.daemon.messages import Messages
 from agentd.daemon.operations import Operations
+from agentd.daemon.ownplaces import own_places
 from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
@@ -103,8 +104,14 @@ class Engine:
             self._reporter,
             self._settings.hold_wait_us,
             self._decisions,
+            own_places(loaded.config, loaded.directories, load_arguments)
+            if self._decisions
+            else [],
+            frozenset(message["hooks"]),
             sockets=families["network"] != OBSERVE,
         )
+        for family, hooks in message["missing"].items():
+            log(f"this kernel has no hook {', '.join(hooks)}; {family} does without")
         self._approvals = Approvals()
         self._approvals.continue_after(self._journal.get("holds") or 0)
         stops = Stops(self._kernel)

@@ -22,6 +22,7 @@ from typing import Any
 from agentd.daemon import channel, spawn
 from agentd.daemon.standin import StandIn
 from agentd.errors import AgentdError
+from agentd.kernel.guarded import GuardedProcesses
 from agentd.kernel.heartbeat import Heartbeat
 from agentd.kernel.libbpf import KernelError
 from agentd.kernel.pins import Pins
@@ -105,6 +106,7 @@ class Supervisor:
         self._config: dict[str, Any] = {}
         self._engine_ready = False
         self._ever_ready = False
+        self._guarded: GuardedProcesses | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._publisher_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._released: list[dict[str, Any]] = []
@@ -177,6 +179,7 @@ class Supervisor:
         with theirs:
             argv = spawn.command("agentd.daemon.engine", "--channel", str(theirs.fileno()))
             self._engine.start(argv + self._engine_arguments, (theirs.fileno(),), {})
+        self._guard_processes()
 
     def _hear_engine(self) -> None:
         if self._channel is None:
@@ -250,6 +253,10 @@ class Supervisor:
             _log(f"{what}: {why}")
         self._heartbeat = Heartbeat(self._sensor.maps["enforcing"])
         self._heartbeat.beat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        guarded = self._sensor.maps.get("guarded")
+        if guarded is not None:
+            self._guarded = GuardedProcesses(guarded)
+            self._guard_processes()
         self._sensor.attach(pins)
         self._stand_in = StandIn(self._sensor.maps)
 
@@ -263,6 +270,8 @@ class Supervisor:
             "restart": self._ever_ready or self._adopted,
             "families": self._sensor.enforcer.families,
             "tier": self._sensor.enforcer.tier,
+            "hooks": sorted(self._sensor.enforcer.hooks),
+            "missing": self._sensor.enforcer.missing,
         }
         fds = (self._listener.fileno(), self._publisher_wake, *(m.fd for m in maps))
         channel.send(self._channel, message, fds)
@@ -282,6 +291,7 @@ class Supervisor:
 
     def _engine_gone(self, status: int) -> None:
         self._engine_ready = False
+        self._guard_processes()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -301,6 +311,13 @@ class Supervisor:
         argv += ["--wake-fd", str(self._publisher_wake)]
         self._publisher.start(argv, (config, self._publisher_wake), {})
         os.close(config)
+        self._guard_processes()
+
+    def _guard_processes(self) -> None:
+        """Tells the kernel which processes are agentd's own, where it protects them."""
+        if self._guarded is not None:
+            children = (self._engine.process, self._publisher.process)
+            self._guarded.replace({os.getpid(), *(each.pid for each in children if each)})
 
     def _publisher_gone(self, status: int | None) -> None:
         if status is not None and not self._stopping:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 EventClass = Literal[
     "process.exec", "process.exit", "process.fork",
+    "process.trace", "process.signal", "process.namespace", "process.control",
+    "system.mount", "system.bpf",
     "file.open", "file.delete", "file.rename",
     "network.connect", "network.bind", "network.accept", "network.socket",
     "network.cut",
@@ -56,6 +58,35 @@ class File(_Part):
     ino: int | None = None
     dev: str | None = Field(None, description="device, MAJOR:MINOR as in /proc/self/mountinfo")
     to: str | None = Field(None, description="new path of a rename")
+
+
+class Target(_Part):
+    """The other process of process.trace, process.signal and process.control events."""
+
+    pid: Pid
+    exe: str = Field(description="resolved path of its executable")
+    access: Literal["read", "attach"] | None = None
+    signal: str | None = Field(None, description="SIGKILL, or the number of one without a name")
+
+
+class Namespace(_Part):
+    """The subject of process.namespace events."""
+
+    kind: Literal["user", "create", "join"]
+    types: list[str] = Field(description="mount, pid, net, ...; empty where any is meant")
+
+
+class Mount(_Part):
+    """The subject of system.mount events."""
+
+    kind: str = Field(description="mount, bind, move or umount; several where they look the same")
+    path: str = Field(description="the mount point")
+
+
+class BpfCall(_Part):
+    """The subject of system.bpf events."""
+
+    command: str = Field(description="number of the command, linux/bpf.h")
 
 
 class Network(_Part):
@@ -195,6 +226,12 @@ class Event(BaseModel):
     file: File | None = None
     network: Network | None = None
     exec: Exec | None = None
+    trace: Target | None = None
+    signal: Target | None = None
+    control: Target | None = None
+    namespace: Namespace | None = None
+    mount: Mount | None = None
+    bpf: BpfCall | None = None
     exit: Exit | None = None
     fork: Fork | None = None
     mcp: Mcp | None = None

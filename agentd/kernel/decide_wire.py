@@ -19,13 +19,26 @@ ACT_DELETE: Final = 2
 ACT_RENAME: Final = 3
 ACT_EXEC: Final = 4
 ACT_CONNECT: Final = 5
-ACTS: Final = 6
+ACT_TRACE_READ: Final = 6
+ACT_TRACE_ATTACH: Final = 7
+ACT_SIGNAL: Final = 8
+ACT_NS_USER: Final = 9
+ACT_NS_CREATE: Final = 10
+ACT_NS_JOIN: Final = 11
+ACT_MOUNT: Final = 12
+ACT_BIND: Final = 13
+ACT_MOVE: Final = 14
+ACT_UMOUNT: Final = 15
+ACT_BPF: Final = 16
+ACTS: Final = 17
 
+SELF_RULE: Final = 0xFFFE
 NO_RULE: Final = 0xFFFF
 
 ACTION_ASK: Final = 1
 ACTION_DENY: Final = 2
 ACTION_KILL: Final = 3
+ACTION_TELL: Final = 4
 
 HOOK_OPEN: Final = 1
 HOOK_MAP: Final = 2
@@ -41,6 +54,14 @@ HOOK_CONNECT: Final = 11
 HOOK_SEND: Final = 12
 HOOK_BIND: Final = 13
 HOOK_SOCKET: Final = 14
+HOOK_TRACE: Final = 32
+HOOK_SIGNAL: Final = 33
+HOOK_NAMESPACE: Final = 34
+HOOK_MOUNT: Final = 35
+HOOK_BPF: Final = 36
+HOOK_CONTROL: Final = 37
+
+SIGNALS: Final = 65
 
 SOCKET_RULE_BASE: Final = 0x10000
 
@@ -77,11 +98,22 @@ class Accept(ctypes.Structure):
 
 
 class ActRules(ctypes.Structure):
-    _fields_ = (("acts", Slots * ACTS), ("some", c_uint64))
+    _fields_ = (
+        ("acts", Slots * ACTS),
+        ("self", Slots),
+        ("unnamed", Slots),
+        ("some", c_uint64),
+        ("observed", c_uint64),
+    )
 
 
 class PathRule(ctypes.Structure):
-    _fields_ = (("action", c_uint32), ("number", c_uint32))
+    _fields_ = (
+        ("action", c_uint32),
+        ("number", c_uint32),
+        ("always", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 class InodeKey(ctypes.Structure):
@@ -104,6 +136,8 @@ class RefusalRecord(ctypes.Structure):
         ("version", c_uint32),
         ("path_len", c_uint32),
         ("to_len", c_uint32),
+        ("target", c_uint32),
+        ("detail", c_uint32),
     )
 
 
@@ -131,6 +165,14 @@ class Answer(ctypes.Structure):
     )
 
 
+class SignalRule(ctypes.Structure):
+    _fields_ = (("slots", Slots),)
+
+
+class Guarded(ctypes.Structure):
+    _fields_ = (("start_ns", c_uint64),)
+
+
 MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "positions": Positions,
     "slots": Slots,
@@ -146,6 +188,8 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "subject": Subject,
     "answer_key": AnswerKey,
     "answer": Answer,
+    "signal_rule": SignalRule,
+    "guarded": Guarded,
 }
 """The C name of every struct that is mirrored here."""
 
@@ -155,6 +199,7 @@ ANSWER: Final = unpacker(Answer)
 INODE_KEY: Final = unpacker(InodeKey)
 PATH_RULE: Final = unpacker(PathRule)
 ACCEPT: Final = unpacker(Accept)
+GUARDED: Final = unpacker(Guarded)
 WORD: Final = unpacker(Word)
 EDGE: Final = unpacker(Edge)
 VERSION_BITS: Final = 8

@@ -22,6 +22,7 @@ from agentd.kernel.decide_wire import (
     MAX_SLOTS,
     PATH_RULE,
     POSITIONS,
+    SIGNALS,
     SLOT_WORDS,
     VERSION_BITS,
     VERSIONS,
@@ -54,8 +55,24 @@ class Tables:
     """any, repeat, first, anywhere, home, root: the members of `struct match_table`."""
     accepts: dict[int, tuple[int, bool]] = field(default_factory=dict)
     """Position -> slot, and whether it is an exception."""
-    rules: list[tuple[int, int]] = field(default_factory=list)
-    """By slot: ACTION_ and the number of the rule."""
+    rules: list[tuple[int, int, bool]] = field(default_factory=list)
+    """By slot: ACTION_, the number of the rule, whether observed workloads are bound by it."""
+    signals: dict[int, int] = field(default_factory=dict)
+    """Signal -> slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRules:
+    """Which slots bind a workload."""
+
+    acts: list[int] = field(default_factory=lambda: [0] * ACTS)
+    """By ACT_, as bit sets."""
+    own: int = 0
+    """Those for whatever lies below agentd's own places."""
+    unnamed: int = 0
+    """Those that apply whatever the path is."""
+    observed: bool = False
+    """What rules say is told and not carried out."""
 
 
 class Decisions:
@@ -74,11 +91,11 @@ class Decisions:
         return self._words32[_VERSION_WORD]
 
     def install(
-        self, tables: Tables, workloads: Mapping[int, list[int]], moves: Mapping[int, int]
+        self, tables: Tables, workloads: Mapping[int, WorkloadRules], moves: Mapping[int, int]
     ) -> int:
         """Puts a version in force; returns its number.
 
-        `workloads`: number -> the slots of each ACT_, as bit sets. `moves`: slot in the version
+        `workloads`: by number. `moves`: slot in the version
         before -> slot in this one, for the rules that mean the same: what inodes have been called
         is carried over.
         """
@@ -102,10 +119,22 @@ class Decisions:
         for key in set(table.keys()) - fresh:
             table.delete(key)
 
-    def set_workload(self, number: int, acts: list[int] | None, version: int) -> None:
-        """The rules of one workload in one version, by ACT_; None if it has none."""
-        sets = acts or [0] * ACTS
-        value = b"".join(bitset(slots, _SLOTS_SIZE) for slots in sets) + U64.pack(any(sets))
+    def set_own_places(self, places: Iterable[Inode]) -> None:
+        """The directories and files that agentd protects, with what is below them."""
+        table = self._maps["own_places"]
+        fresh = {INODE_KEY.pack(*place, 0) for place in places}
+        for key in fresh:
+            table.put(key, U32.pack(1))
+        for key in set(table.keys()) - fresh:
+            table.delete(key)
+
+    def set_workload(self, number: int, rules: WorkloadRules | None, version: int) -> None:
+        """The rules of one workload in one version; None if it has none."""
+        rules = rules or WorkloadRules()
+        some = sum(1 << act for act, slots in enumerate(rules.acts) if slots)
+        sets = (*rules.acts, rules.own, rules.unnamed)
+        value = b"".join(bitset(slots, _SLOTS_SIZE) for slots in sets)
+        value += U64.pack(some) + U64.pack(rules.observed)
         self._maps["act_rules"].put(U32.pack(version * MAX_WORKLOADS + number), value)
 
     def mark(self, inode: Inode, slots: int) -> None:
@@ -162,9 +191,14 @@ class Decisions:
         for position, (slot, is_except) in tables.accepts.items():
             key = U32.pack(version * POSITIONS + position)
             self._maps["accepts"].put(key, ACCEPT.pack(slot, is_except))
-        for slot, (action, number) in enumerate(tables.rules):
+        for slot, (action, number, always) in enumerate(tables.rules):
             key = U32.pack(version * MAX_SLOTS + slot)
-            self._maps["path_rules"].put(key, PATH_RULE.pack(action, number))
+            self._maps["path_rules"].put(key, PATH_RULE.pack(action, number, always, 0))
+        if "signal_rules" in self._maps:
+            for number in range(SIGNALS):
+                key = U32.pack(version * SIGNALS + number)
+                slots = bitset(tables.signals.get(number, 0), _SLOTS_SIZE)
+                self._maps["signal_rules"].put(key, slots)
 
     def _move_marks(self, version: int, moves: Mapping[int, int]) -> None:
         """Gives every mark its slots in this version, by those that it has in the other one."""

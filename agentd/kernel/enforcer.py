@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
+from agentd.kernel.libbpf import BpfObject, KernelError, KernelFunctions, Map, Program, trim_heap
 from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, OBSERVE
 from agentd.kernel.tiers import probe_enforcement
 
@@ -19,6 +19,8 @@ FAMILIES: Final = {
     "names": "lsm_names",
     "exec": "lsm_exec",
     "network": "lsm_network",
+    "guard": "lsm_guard",
+    "tree": "lsm_tree",
 }
 AUTO: Final = "auto"
 _WAYS: Final = {
@@ -35,6 +37,10 @@ class Enforcer:
     def __init__(self) -> None:
         self.families: dict[str, str] = dict.fromkeys(FAMILIES, OBSERVE)
         self.refusals: dict[str, str] = {}
+        self.hooks: set[str] = set()
+        """The LSM hooks that have a program."""
+        self.missing: dict[str, list[str]] = {}
+        """Family -> hooks that this kernel lacks, whose programs are left out."""
         self._programs: list[Program] = []
         self._links: list[int] = []
 
@@ -52,6 +58,13 @@ class Enforcer:
 
         New maps are added to `shared`. What the kernel refuses is not an error.
         """
+        if not _WAYS[wanted]:
+            return
+        try:
+            functions = KernelFunctions()
+        except KernelError as error:
+            self.refusals = dict.fromkeys(_WAYS[wanted], str(error))
+            return
         for way in _WAYS[wanted]:
             why = probe_enforcement(way)
             if why is not None:
@@ -59,17 +72,36 @@ class Enforcer:
                 continue
             for family, name in FAMILIES.items():
                 if self.families[family] == OBSERVE:
-                    self._load_family(family, objects / f"{name}.bpf.o", way, shared)
+                    path = objects / f"{name}.bpf.o"
+                    self._load_family(family, path, way, shared, functions)
+        functions.close()
         trim_heap()
 
-    def _load_family(self, family: str, path: Path, way: str, shared: dict[str, Map]) -> None:
+    def _load_family(
+        self,
+        family: str,
+        path: Path,
+        way: str,
+        shared: dict[str, Map],
+        functions: KernelFunctions,
+    ) -> None:
         try:
-            loaded = BpfObject(family, path.read_bytes(), shared, retarget=way == ENFORCE_FMODRET)
+            loaded = BpfObject(
+                family,
+                path.read_bytes(),
+                shared,
+                retarget=way == ENFORCE_FMODRET,
+                exists=functions.__contains__,
+            )
         except KernelError as error:
             self.refusals[family] = str(error)
             return
         loaded.share_maps(shared)
         self._programs += loaded.programs.values()
+        sections = [program.section for program in loaded.programs.values()]
+        self.hooks |= {name.removeprefix("lsm/") for name in sections if name.startswith("lsm/")}
+        if loaded.missing:
+            self.missing[family] = loaded.missing
         loaded.close()
         self.families[family] = way
         self.refusals.pop(family, None)

@@ -6,8 +6,8 @@ libbpf 1.x (`bpf/libbpf.h`, `bpf/bpf.h`); every failure raises `KernelError` wit
 
 import ctypes
 import os
-from collections.abc import Iterator
-from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from collections.abc import Callable, Iterable, Iterator
+from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Final
 
 from agentd.errors import AgentdError
@@ -27,7 +27,12 @@ CGROUP_ATTACH_TYPES: Final = {
 
 _TYPE_TRACING: Final = 26  # enum bpf_prog_type
 _ATTACH_MODIFY_RETURN: Final = 26  # enum bpf_attach_type
-_SECURITY_NAMES: Final = {"bprm_check_security": "bprm_check"}
+_KIND_FUNC: Final = 12  # BTF_KIND_FUNC
+_ERR_PTR: Final = 2**64 - 4095
+_SECURITY_NAMES: Final = {
+    "bprm_check_security": "bprm_check",
+    "userns_create": "create_user_ns",
+}
 """Where the function of security/security.c is not named as its hook is."""
 
 
@@ -59,6 +64,11 @@ def _open_library() -> ctypes.CDLL:
         "bpf_program__name": (c_char_p, [c_void_p]),
         "bpf_program__section_name": (c_char_p, [c_void_p]),
         "bpf_program__fd": (c_int, [c_void_p]),
+        "bpf_program__set_autoload": (c_int, [c_void_p, c_bool]),
+        "bpf_program__autoload": (c_bool, [c_void_p]),
+        "btf__load_vmlinux_btf": (c_void_p, []),
+        "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
+        "btf__free": (None, [c_void_p]),
         "bpf_program__set_type": (c_int, [c_void_p, c_int]),
         "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
         "bpf_program__set_attach_target": (c_int, [c_void_p, c_int, c_char_p]),
@@ -202,9 +212,18 @@ class BpfObject:
     """One compiled object, loaded. Maps in `shared` of the same name and sizes are reused."""
 
     def __init__(
-        self, name: str, elf: bytes, shared: dict[str, Map], *, retarget: bool = False
+        self,
+        name: str,
+        elf: bytes,
+        shared: dict[str, Map],
+        *,
+        retarget: bool = False,
+        exists: Callable[[str], bool] = lambda _function: True,
     ) -> None:
         """Load it. `retarget`: its LSM programs override `security_*` functions instead.
+
+        `exists` says whether the kernel has a function; an LSM program whose hook it lacks is left
+        out, its hook is then in `missing`.
 
         Raises KernelError with libbpf's own words, the verifier's among them.
         """
@@ -218,27 +237,33 @@ class BpfObject:
             known = shared.get(_lib.bpf_map__name(pointer).decode())
             if known and known.sizes == _sizes(pointer):
                 _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
-        if retarget:
-            for pointer in self._each("bpf_object__next_program"):
-                self._override(pointer)
+        self.missing: list[str] = []
+        for pointer in self._each("bpf_object__next_program"):
+            hook = _hook_of(pointer)
+            if hook is None:
+                continue
+            if not exists(f"{_function(hook) if retarget else f'bpf_lsm_{hook}'}"):
+                self.missing.append(hook)
+                _check("leave out", _lib.bpf_program__set_autoload(pointer, False))  # noqa: FBT003
+            elif retarget:
+                self._override(pointer, _function(hook))
         result = _lib.bpf_object__load(self._object)
         if result < 0:
             raise KernelError(self._explain("load"), -result)
         self.maps = {m.name: m for m in map(self._map, self._each("bpf_object__next_map"))}
         self.programs = {
-            p.name: p for p in map(self._program, self._each("bpf_object__next_program"))
+            p.name: p
+            for p in map(
+                self._program,
+                filter(_lib.bpf_program__autoload, self._each("bpf_object__next_program")),
+            )
         }
 
     def _explain(self, step: str) -> str:
         return "\n".join([f"BPF object {self.name}: {step}", *_messages])
 
     @staticmethod
-    def _override(pointer: int) -> None:
-        section = _lib.bpf_program__section_name(pointer).decode()
-        if not section.startswith("lsm/"):
-            return
-        hook = section.removeprefix("lsm/")
-        function = f"security_{_SECURITY_NAMES.get(hook, hook)}"
+    def _override(pointer: int, function: str) -> None:
         _check("retarget", _lib.bpf_program__set_type(pointer, _TYPE_TRACING))
         _check(
             "retarget", _lib.bpf_program__set_expected_attach_type(pointer, _ATTACH_MODIFY_RETURN)
@@ -281,6 +306,41 @@ class BpfObject:
         """Frees libbpf's copy. Maps and programs live on through their descriptors."""
         _lib.bpf_object__close(self._object)
         self._elf = b""
+
+
+def _hook_of(pointer: int) -> str | None:
+    """The LSM hook of a program, None if it is of another kind."""
+    section: str = _lib.bpf_program__section_name(pointer).decode()
+    return section.removeprefix("lsm/") if section.startswith("lsm/") else None
+
+
+def _function(hook: str) -> str:
+    return f"security_{_SECURITY_NAMES.get(hook, hook)}"
+
+
+class KernelFunctions:
+    """The functions that the running kernel's type information knows; about 10 ms to read."""
+
+    def __init__(self) -> None:
+        self._btf = _lib.btf__load_vmlinux_btf()
+        if not self._btf or self._btf >= _ERR_PTR:
+            raise KernelError("read /sys/kernel/btf/vmlinux", ctypes.get_errno())
+
+    def __contains__(self, name: str) -> bool:
+        return bool(_lib.btf__find_by_name_kind(self._btf, name.encode(), _KIND_FUNC) > 0)
+
+    def close(self) -> None:
+        """Frees it (several MiB)."""
+        _lib.btf__free(self._btf)
+
+
+def missing_hooks(hooks: Iterable[str]) -> list[str]:
+    """Those LSM hooks that the running kernel does not have. Raises KernelError without BTF."""
+    functions = KernelFunctions()
+    try:
+        return [hook for hook in hooks if f"bpf_lsm_{hook}" not in functions]
+    finally:
+        functions.close()
 
 
 def pin(fd: int, path: str) -> None:

@@ -11,6 +11,7 @@ from agentd.kernel.wire import (
     HOLD_DECIDED,
     HOLD_STATE_OFFSET,
     LABEL,
+    LABEL_RESERVED,
     MAX_SOCKET_RULES,
     MAX_WORKLOADS,
     NAME,
@@ -106,6 +107,7 @@ class KernelMaps:
         return [
             (U32.unpack(key)[0], LabelValue(*LABEL.unpack(value)[:3]))
             for key, value in self.labels.items()
+            if not U32.unpack(key)[0] & LABEL_RESERVED
         ]
 
     # Holds

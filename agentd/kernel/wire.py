@@ -236,6 +236,9 @@ class Wait(ctypes.Structure):
     _fields_ = (("waiting", c_uint64), ("stopping", c_uint64), ("decided", c_uint64))
 
 
+LABEL_RESERVED: Final = 0x80000000
+
+
 class Label(ctypes.Structure):
     _fields_ = (
         ("start_ns", c_uint64),

@@ -4,8 +4,9 @@ The name filter lets through a superset of the opens that rules want (user space
 through); the network rules are final, so only those that mean exactly the same there are compiled.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from agentd.policy.globs import (
     KeyKind,
@@ -17,6 +18,7 @@ from agentd.policy.globs import (
 )
 from agentd.policy.network_plan import BINDING, NetRule, connects_by_address
 from agentd.policy.rules import Policy, Rule
+from agentd.policy.side import SIDE_KINDS
 
 WATCH = 1
 HOLD = 2
@@ -77,10 +79,15 @@ class KernelPlan:
         return any(globs.match(workload) for globs in self.holding.get(what, ()))
 
 
-def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
+def compile_plan(
+    policy: Policy,
+    enforced: Container[str] = (),
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> KernelPlan:
     """The part of a policy that the kernel filters for the observe tier.
 
     `enforced`: ids of rules that an enforce tier decides by itself; they need nothing here.
+    `left_out`: why it does not decide others, by id.
     """
     plan = KernelPlan()
     names: dict[tuple[KeyKind, bytes], int] = {}
@@ -102,6 +109,10 @@ def compile_plan(policy: Policy, enforced: Container[str] = ()) -> KernelPlan:
                 _add_network(plan, rule)
             case "network.bind" | "network.socket" | "file.delete" | "file.rename" if binding:
                 _note(plan, rule, f"{rule.on} is seen here only after it happened")
+            case on if on in SIDE_KINDS:
+                text = f"{on} needs an enforce tier"
+                text = f"{left_out.get(rule.id, text)}; here it is neither decided nor recorded"
+                plan.notes.append(RuleNote(rule.id, text))
             case _:
                 pass
     plan.names = [NameKey(kind, text, flags) for (kind, text), flags in names.items()]

@@ -26,6 +26,7 @@ from agentd.policy.rules import (
     Rule,
     Severity,
 )
+from agentd.policy.side import SIDE_KINDS
 
 FAIL_CLOSED: frozenset[Action] = frozenset({"deny", "hold", "kill"})
 MAX_GROUPS = 1024
@@ -105,6 +106,12 @@ class CompiledRule:
             case "mcp":
                 self.names = matching.mcp_names(rule.match)
                 self.rest = matching.mcp_arguments(rule.match)
+            case "system":
+                self.names = _always
+                self.rest = matching.side_test(rule.match)
+            case "process" if rule.on in SIDE_KINDS:
+                self.names = matching.exec_names(rule.match)
+                self.rest = matching.side_test(rule.match)
             case "process":
                 self.names = matching.exec_names(rule.match)
                 self.rest = matching.exec_argv(rule.match)
@@ -159,6 +166,10 @@ class _Group:
             if sum(map(len, key)) <= CACHED_NAME:
                 self._cache[key] = found
         return found
+
+
+def _always(_subject: Subject) -> bool:
+    return True
 
 
 def _text(value: Any) -> str:

@@ -94,6 +94,8 @@ def _read_match(data: Json) -> Match:
         cidr=_items(data["cidr"]),
         port=None if port is None else tuple((first, last) for first, last in port),
         protocol=_items(data["protocol"]),
+        signal=_items(data["signal"]),
+        kind=_items(data["kind"]),
         family=_items(data["family"]),
     )
 

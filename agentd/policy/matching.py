@@ -14,6 +14,7 @@ from agentd.policy.globs import NameGlobs, PathIndex, path_index
 from agentd.policy.paths import canonical
 from agentd.policy.regexes import Regex
 from agentd.policy.rules import Match, TextTest
+from agentd.policy.side import signal_number
 from agentd.policy.socket_paths import names_abstract
 
 Subject = dict[str, Any]
@@ -109,15 +110,47 @@ def exec_argv(match: Match) -> Test | None:
     return test
 
 
+def side_test(match: Match) -> Test | None:
+    """The test of what the event's process does to another one, or to the system."""
+    wanted: list[tuple[str, frozenset[str]]] = []
+    if match.access is not None:
+        wanted.append(("access", frozenset(match.access)))
+    if match.kind is not None:
+        wanted.append(("kind", frozenset(match.kind)))
+    signals = None if match.signal is None else frozenset(match.signal)
+    place = None if match.path is None and match.except_ is None else FileTest(match, access=False)
+    if not wanted and signals is None and place is None:
+        return None
+
+    def test(subject: Subject) -> bool:
+        for name, values in wanted:
+            given = subject.get(name)  # one of them, or several: "mount|bind|move"
+            if not isinstance(given, str) or values.isdisjoint(given.split("|")):
+                return False
+        if signals is not None and _signal(subject.get("signal")) not in signals:
+            return False
+        return place is None or place(subject)
+
+    return test
+
+
+def _signal(value: Any) -> int:
+    try:
+        return signal_number(value)
+    except ValueError:
+        return 0
+
+
 class FileTest:
     """The test of a path (for a rename: of both paths) and of the access."""
 
     __slots__ = ("_access", "_excepted", "paths")
 
-    def __init__(self, match: Match) -> None:
+    def __init__(self, match: Match, *, access: bool = True) -> None:
         self.paths = PathPatterns(match.path or ())
         self._excepted: PathIndex | None = path_index(match.except_ or ())
-        self._access = None if match.access is None else frozenset(match.access)
+        tested = match.access if access else None
+        self._access = None if tested is None else frozenset(tested)
 
     def __call__(self, subject: Subject) -> bool:
         """Whether the subject matches."""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from agentd.policy import cel, globs
 from agentd.policy.arguments import parse_steps
 from agentd.policy.exchange import read_rule
+from agentd.policy.own import SELF
 from agentd.policy.regexes import Regex
 from agentd.policy.rules import (
     HOLD_TIMEOUT_S,
@@ -21,6 +22,7 @@ from agentd.policy.rules import (
     Defaults,
     Example,
     KillScope,
+    Kind,
     On,
     OnTimeout,
     Protocol,
@@ -28,6 +30,7 @@ from agentd.policy.rules import (
     Severity,
     SocketFamily,
 )
+from agentd.policy.side import KINDS, signal_number
 
 RULE_ID = r"^[a-z0-9][a-z0-9-]{0,62}$"
 LABEL = r"^[a-z0-9][a-z0-9:._-]{0,63}$"
@@ -39,9 +42,14 @@ MATCH_FIELDS: dict[str, frozenset[str]] = {
     "file": frozenset({"path", "except_", "access"}),
     "process": frozenset({"exe", "argv"}),
     "network": frozenset({"cidr", "except_", "port", "protocol", "path"}),
+    "process.trace": frozenset({"exe", "access"}),
+    "process.signal": frozenset({"exe", "signal"}),
+    "process.namespace": frozenset({"kind"}),
+    "system.mount": frozenset({"kind", "path", "except_"}),
+    "system.bpf": frozenset(),
     "network.socket": frozenset({"family"}),
 }
-"""By the whole of `on` or by its first part."""
+"""By kind of event; where that is not listed, by its first part."""
 
 
 class MendError(ValueError):
@@ -120,6 +128,17 @@ def _ports(value: Any) -> Any:
     return ranges
 
 
+def _signals(value: Any) -> Any:
+    """SIGKILL, KILL, 9 or a list of them -> numbers."""
+    numbers = []
+    for item in _listed(value):
+        try:
+            numbers.append(signal_number(item))
+        except ValueError as error:
+            raise MendError(str(error), "write SIGTERM, TERM or 15") from None
+    return numbers
+
+
 def _seconds(value: Any) -> Any:
     """`500ms`, `30s`, `5m`, `2h` -> seconds."""
     found = re.fullmatch(r"(\d{1,9})(ms|s|m|h)", str(value).strip())
@@ -178,6 +197,8 @@ class MatchModel(_Strict):
     protocol: (
         Annotated[tuple[Protocol, ...], BeforeValidator(_listed), Field(min_length=1)] | None
     ) = None
+    signal: Annotated[tuple[int, ...], BeforeValidator(_signals), Field(min_length=1)] | None = None
+    kind: Annotated[tuple[Kind, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
     family: (
         Annotated[tuple[SocketFamily, ...], BeforeValidator(_listed), Field(min_length=1)] | None
     ) = None
@@ -216,7 +237,7 @@ class RuleModel(_Strict):
 
     @property
     def family(self) -> str:
-        """The first part of `on`: mcp, file, process or network."""
+        """The first part of `on`: mcp, file, process, network or system."""
         return self.on.partition(".")[0]
 
     def to_rule(self, defaults: Defaults) -> Rule:
@@ -235,9 +256,9 @@ Problem = tuple[tuple[str | int, ...], str, str]
 
 def problems(rule: RuleModel) -> Iterator[Problem]:
     """What is wrong between the fields of a rule: place inside the rule, message, mend."""
-    allowed = MATCH_FIELDS.get(rule.on) or MATCH_FIELDS[rule.family]
+    allowed = MATCH_FIELDS.get(rule.on) or MATCH_FIELDS.get(rule.family) or frozenset()
     for name in sorted(rule.match.model_fields_set - allowed):
-        shown = ", ".join(sorted(field.rstrip("_") for field in allowed))
+        shown = ", ".join(sorted(field.rstrip("_") for field in allowed)) or "nothing"
         yield (
             ("match", name.rstrip("_")),
             f"{name.rstrip('_')!r} means nothing for {rule.on}",
@@ -247,8 +268,14 @@ def problems(rule: RuleModel) -> Iterator[Problem]:
         yield ("kill",), "'kill' needs 'action: kill'", "remove it or change the action"
     if rule.approve is not None and rule.action != "hold":
         yield ("approve",), "'approve' needs 'action: hold'", "remove it or change the action"
+    if rule.id == SELF:
+        yield ("id",), f"the id {SELF!r} is agentd's own", "give the rule another id"
+    yield from _choice_problems(rule)
     if rule.family == "file":
         yield from _file_problems(rule)
+    elif rule.on == "system.mount":
+        yield from _checked("path", rule.match.path, _path_glob)
+        yield from _checked("except", rule.match.except_, _path_glob)
     elif rule.on == "network.socket" and rule.match.family is None:
         yield ("match",), f"{rule.on} needs 'family'", "name kinds of sockets: [raw, packet, vsock]"
     elif rule.family == "network":
@@ -261,6 +288,16 @@ def _checked(field: str, values: tuple[str, ...] | None, check: Any) -> Iterator
             check(value)
         except (MendError, globs.GlobError) as error:
             yield ("match", field, index), f"{field}: {error}", error.mend
+
+
+def _choice_problems(rule: RuleModel) -> Iterator[Problem]:
+    """Values of `access` and `kind` that another kind of event has."""
+    for name, given in (("access", rule.match.access), ("kind", rule.match.kind)):
+        allowed = KINDS.get(rule.on, ("read", "write") if name == "access" else ())
+        for index, value in enumerate(given or ()):
+            if value not in allowed and allowed:
+                message = f"{name}: {rule.on} has no {value!r}"
+                yield ("match", name, index), message, f"write one of {', '.join(allowed)}"
 
 
 def _file_problems(rule: RuleModel) -> Iterator[Problem]:

@@ -5,21 +5,51 @@ a person decides, and one whose globs the kernel cannot express exactly makes it
 before the effect as well.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from agentd.policy.automaton import Automaton, SlotGlobs, compile_globs
 from agentd.policy.globs import NameGlobs, split_negated
 from agentd.policy.network_plan import socket_path_globs
+from agentd.policy.own import SELF, own_globs, way_globs
 from agentd.policy.rules import ACTION_RANK, SEVERITY_RANK, Policy, Rule
+from agentd.policy.side import (
+    HOOKS,
+    SIDE_KINDS,
+    SIGNALS,
+    SideAct,
+    side_acts,
+    signals_of,
+    waits_in_vain,
+)
 
-Act = Literal["read", "write", "delete", "rename", "exec", "connect"]
-Treatment = Literal["ask", "deny", "kill"]
-ACT_ORDER: tuple[Act, ...] = ("read", "write", "delete", "rename", "exec", "connect")
+Act = Literal["read", "write", "delete", "rename", "exec", "connect"] | SideAct
+Treatment = Literal["ask", "deny", "kill", "tell"]
+ACT_ORDER: tuple[Act, ...] = (
+    "read",
+    "write",
+    "delete",
+    "rename",
+    "exec",
+    "connect",
+    *HOOKS,
+)
+"""In the order of the kernel's ACT_ numbers."""
+SIDE_ACTS: frozenset[Act] = frozenset(HOOKS)
 BINDING = frozenset({"deny", "hold", "kill"})
 MAX_RULES = 256
+OWN_RULES = 3
 _ANYTHING = ("**",)
+_EVERY = ("*",)
+_ALL_HOOKS = frozenset(HOOKS.values())
+_OWN_ACTS: tuple[tuple[Act, ...], ...] = (
+    ("write", "delete", "rename", "mount", "bind", "move", "umount"),
+    ("delete", "rename", "mount", "bind", "move", "umount"),
+    ("bpf",),
+)
+"""Of agentd's own rules: its places, the directories above them, whatever has no path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +62,10 @@ class SlotRule:
     workloads: tuple[str, ...]
     meaning: str
     """Equal for two rules that match the same paths: marks are carried over between them."""
+    signals: int = 0
+    """Bit n: it is about signal n; process.signal only."""
+    lifts_bpf: bool = False
+    """It allows its workloads bpf(), which agentd otherwise refuses."""
 
 
 @dataclass(slots=True)
@@ -42,15 +76,41 @@ class PathPlan:
     automaton: Automaton = field(default_factory=Automaton)
     left_out: dict[str, str] = field(default_factory=dict)
     """Id -> why a rule stays with user space, after the effect."""
+    own: int = 0
+    """The slot of agentd's own rule on its files, as a bit set."""
+    unnamed: int = 0
+    """The slots of rules that name no path: they apply whatever it is."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """Id -> what of a rule cannot be decided here, and how that is decided."""
 
-    def slots(self, workload: str) -> dict[Act, int]:
-        """The slots that bind a workload, by act, as bit sets."""
+    def slots(self, workload: str, *, observed: bool = False) -> dict[Act, int]:
+        """The slots that bind a workload, by act, as bit sets.
+
+        Of one that is only observed: agentd's own, and side doors, which are not seen otherwise.
+        """
         sets: dict[Act, int] = dict.fromkeys(ACT_ORDER, 0)
-        for slot, rule in enumerate(self.rules):
-            if NameGlobs(rule.workloads).match(workload):
-                for act in rule.acts:
+        bound = [
+            (slot, rule)
+            for slot, rule in enumerate(self.rules)
+            if NameGlobs(rule.workloads).match(workload)
+        ]
+        lifted = any(rule.lifts_bpf for _, rule in bound)
+        for slot, rule in bound:
+            for act in rule.acts:
+                if observed and rule.id != SELF and act not in SIDE_ACTS:
+                    continue
+                if not (lifted and act == "bpf" and rule.id == SELF):
                     sets[act] |= 1 << slot
         return sets
+
+    def signals(self) -> dict[int, int]:
+        """Signal -> the slots of the rules about it, as a bit set."""
+        return {
+            number: sum(
+                1 << slot for slot, rule in enumerate(self.rules) if rule.signals >> number & 1
+            )
+            for number in SIGNALS
+        }
 
     @property
     def enforced(self) -> frozenset[str]:
@@ -68,26 +128,45 @@ class PathPlan:
         return {slot: here[meaning] for slot, meaning in enumerate(before) if meaning in here}
 
 
-def compile_paths(policy: Policy, *, connects: bool = False) -> PathPlan:
+def compile_paths(
+    policy: Policy,
+    own: Sequence[Path] = (),
+    hooks: Container[str] = _ALL_HOOKS,
+    *,
+    connects: bool = False,
+) -> PathPlan:
     """The plan for all workloads; which rules bind which is in `PathPlan.slots`.
 
-    `connects`: the kernel judges listeners of Unix sockets by their paths, too.
+    `own`: the places that agentd protects, if it is to protect itself. `hooks`: the LSM hooks that
+    are in force; a rule that needs others is left out. `connects`: the kernel judges listeners of
+    Unix sockets by their paths, too.
     """
-    fitting = [
-        rule
-        for rule in policy.rules
-        if rule.action in BINDING and acts_of(rule) and (connects or rule.on != "network.connect")
-    ]
+    left_out: dict[str, str] = {}
+    fitting = []
+    for rule in policy.rules:
+        missing = [HOOKS[act] for act in side_acts(rule) if HOOKS[act] not in hooks]
+        if missing:
+            names = ", ".join(dict.fromkeys(missing))
+            left_out[rule.id] = f"this kernel has no hook for it ({names})"
+        elif rule.on == "network.connect" and not connects:
+            continue
+        elif acts_of(rule) and (rule.action in BINDING or rule.on in SIDE_KINDS):
+            fitting.append(rule)
     fitting.sort(key=_weight)
-    left_out = {
-        rule.id: f"the kernel side has room for {MAX_RULES} rules on paths"
-        for rule in fitting[:-MAX_RULES]
+    room = MAX_RULES - OWN_RULES
+    left_out |= {
+        rule.id: f"the kernel side has room for {room} rules on paths" for rule in fitting[:-room]
     }
-    fitting = fitting[-MAX_RULES:]
+    fitting = fitting[-room:]
+    globs = [
+        SlotGlobs(slot, *_globs(rule)) for slot, rule in enumerate(fitting) if not _unnamed(rule)
+    ]
+    unnamed = sum(1 << slot for slot, rule in enumerate(fitting) if _unnamed(rule))
+    at = len(fitting)
+    if own:
+        globs += [SlotGlobs(at, own_globs(own)), SlotGlobs(at + 1, way_globs(own))]
     # Homes outside /home are known to the kernel by inode.
-    automaton = compile_globs(
-        [SlotGlobs(slot, *_globs(rule)) for slot, rule in enumerate(fitting)], homes=()
-    )
+    automaton = compile_globs(globs, homes=())
     rules = [
         SlotRule(
             rule.id,
@@ -95,11 +174,20 @@ def compile_paths(policy: Policy, *, connects: bool = False) -> PathPlan:
             acts_of(rule),
             rule.workloads,
             repr((rule.on, rule.match.path, rule.match.exe, rule.match.except_)),
+            signals_of(rule) if rule.on == "process.signal" else 0,
+            rule.on == "system.bpf" and rule.action == "allow" and rule.when is None,
         )
         for slot, rule in enumerate(fitting)
     ]
-    left_out |= {fitting[slot].id: "; ".join(globs) for slot, globs in automaton.missed.items()}
-    return PathPlan(rules, automaton, left_out)
+    if own:
+        unnamed |= 1 << at + _OWN_ACTS.index(("bpf",))
+        rules += [
+            SlotRule(SELF, "deny", acts, _EVERY, repr((SELF, acts, [str(place) for place in own])))
+            for acts in _OWN_ACTS
+        ]
+    left_out |= {rules[slot].id: "; ".join(globs) for slot, globs in automaton.missed.items()}
+    notes = [(rule.id, why) for rule in fitting if (why := waits_in_vain(rule))]
+    return PathPlan(rules, automaton, left_out, 1 << at if own else 0, unnamed, notes)
 
 
 def acts_of(rule: Rule) -> tuple[Act, ...]:
@@ -116,7 +204,7 @@ def acts_of(rule: Rule) -> tuple[Act, ...]:
         case "network.connect" if socket_path_globs(rule) is not None:
             return ("connect",)
         case _:
-            return ()
+            return side_acts(rule)
 
 
 def by_act(sets: Mapping[Act, int], count: int) -> list[int]:
@@ -126,6 +214,8 @@ def by_act(sets: Mapping[Act, int], count: int) -> list[int]:
 
 
 def _treatment(rule: Rule, *, exact: bool) -> Treatment:
+    if rule.action not in BINDING:
+        return "tell"
     if rule.action == "hold" or rule.when is not None or not exact:
         return "ask"
     return "kill" if rule.action == "kill" else "deny"
@@ -133,12 +223,21 @@ def _treatment(rule: Rule, *, exact: bool) -> Treatment:
 
 def _globs(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Positive globs, and those of exceptions."""
-    given: Iterable[str] = (rule.match.exe if rule.on == "process.exec" else rule.match.path) or ()
+    of_program = rule.on.startswith("process.")
+    given: Iterable[str] = (rule.match.exe if of_program else rule.match.path) or ()
     if rule.on == "network.connect":
         given = socket_path_globs(rule) or ()
     positive, negative = split_negated(given)
-    excepted = rule.match.except_ or () if rule.on != "process.exec" else ()
+    excepted = rule.match.except_ or () if not of_program else ()
     return tuple(positive) or _ANYTHING, (*negative, *excepted)
+
+
+def _unnamed(rule: Rule) -> bool:
+    """Whether a rule on a side door is about every path, or about what has none.
+
+    Were it a glob, every file that is opened would have to be marked with it.
+    """
+    return rule.on in SIDE_KINDS and _globs(rule) == (_ANYTHING, ())
 
 
 def _weight(rule: Rule) -> tuple[int, bool, int]:

@@ -12,9 +12,15 @@ from typing import Any
 
 from agentd.policy.evaluator import Decision, Evaluator
 from agentd.policy.rules import Example, Policy, Rule
+from agentd.policy.side import signal_name
 
 MAIN_FIELD = {"mcp": "tool", "file": "path", "process": "exe", "network": "address"}
-MAIN_FIELD_OF = {"network.socket": "family"}
+MAIN_FIELD_OF = {
+    "network.socket": "family",
+    "process.namespace": "kind",
+    "system.mount": "path",
+    "system.bpf": "command",
+}
 CONTEXT_FIELDS = ("session", "task", "workload")
 
 
@@ -97,6 +103,12 @@ def judge(evaluator: Evaluator, rule: Rule, example: Example) -> Decision | None
     elif rule.on == "process.exec":
         argv = subject.get("argv") or [""]
         subject.setdefault("exe", argv[0])
+    elif rule.on == "process.trace":
+        subject.setdefault("access", (rule.match.access or ("read",))[0])
+    elif rule.on == "process.signal":
+        subject.setdefault("signal", signal_name((rule.match.signal or (15,))[0]))
+    elif rule.on == "system.mount":
+        subject.setdefault("kind", (rule.match.kind or ("mount",))[0])
     elif rule.family == "network" and rule.on != "network.socket":
         subject.setdefault("family", "unix" if "path" in subject else "ipv4")
         subject.setdefault("protocol", "tcp")

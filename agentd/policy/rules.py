@@ -18,12 +18,20 @@ On = Literal[
     "network.connect",
     "network.bind",
     "network.socket",
+    "process.trace",
+    "process.signal",
+    "process.namespace",
+    "system.mount",
+    "system.bpf",
 ]
 Action = Literal["allow", "audit", "deny", "hold", "kill"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 KillScope = Literal["process", "session"]
 OnTimeout = Literal["allow", "deny", "kill"]
-Access = Literal["read", "write"]
+Access = Literal["read", "write", "attach"]
+"""attach: of process.trace only."""
+Kind = Literal["user", "create", "join", "mount", "bind", "move", "umount"]
+"""Of process.namespace, of system.mount."""
 Protocol = Literal["tcp", "udp", "sctp", "unix"]
 SocketFamily = Literal[
     "raw", "key", "netlink", "packet", "rds", "pppox", "can", "tipc", "bluetooth", "rxrpc", "alg",
@@ -63,6 +71,8 @@ class Match:
     port: tuple[tuple[int, int], ...] | None = None
     """Ranges: first and last port."""
     protocol: tuple[Protocol, ...] | None = None
+    signal: tuple[int, ...] | None = None
+    kind: tuple[Kind, ...] | None = None
     family: tuple[SocketFamily, ...] | None = None
     """Kinds of sockets, for network.socket."""
 
@@ -108,7 +118,7 @@ class Rule:
 
     @property
     def family(self) -> str:
-        """The first part of `on`: mcp, file, process or network."""
+        """The first part of `on`: mcp, file, process, network or system."""
         return self.on.partition(".")[0]
 
     @property

@@ -122,6 +122,24 @@ def _exec(event: dict[str, object]) -> str:
     return f"exec {_command(program.get('argv'), program.get('exe') or program.get('filename'))}"
 
 
+def _target(event: dict[str, object]) -> str:
+    for name in ("trace", "signal", "control"):
+        target = _dict(event.get(name))
+        if target:
+            how = _text(target.get("signal") or target.get("access"), 16)
+            whom = f"{_text(target.get('exe'), 80)} ({_text(target.get('pid'), 12)})"
+            return " ".join(word for word in (name, how, "->", whom) if word)
+    return _other(event)
+
+
+def _door(event: dict[str, object]) -> str:
+    for name in ("namespace", "mount", "bpf"):
+        subject = _dict(event.get(name))
+        if subject:
+            return f"{name} {fields(subject, _ARGUMENT_ROOM)}"
+    return _other(event)
+
+
 def _exit(event: dict[str, object]) -> str:
     end = _dict(event.get("exit"))
     signal = end.get("signal")
@@ -219,6 +237,12 @@ _DESCRIBE: dict[str, Callable[[dict[str, object]], str]] = {
     "process.exec": _exec,
     "process.exit": _exit,
     "process.fork": _fork,
+    "process.trace": _target,
+    "process.signal": _target,
+    "process.control": _target,
+    "process.namespace": _door,
+    "system.mount": _door,
+    "system.bpf": _door,
     "session.start": _session,
     "session.end": _session,
     "hold.open": describe,

@@ -19,6 +19,12 @@ static __always_inline struct label *current_label(void)
 	return label_of(bpf_get_current_pid_tgid() >> 32);
 }
 
+/* The key under which the current thread keeps a place in `labels` for the child it is making. */
+static __always_inline __u32 reservation(void)
+{
+	return (__u32)bpf_get_current_pid_tgid() | LABEL_RESERVED;
+}
+
 static __always_inline __u32 workload_flags(const struct label *label)
 {
 	__u32 index = label->workload;

@@ -46,12 +46,17 @@ struct deed {
 	struct dentry *from;   /* the name that the call gives first */
 	struct dentry *to;     /* and the other one: link, rename */
 	struct vfsmount *mnt;
+	const struct slots *only; /* NULL, or: no other rules are about it */
 	__u32 hook;
 	__u32 acts; /* bit n: it is an ACT_ n */
 	__u32 version;
 	__u32 action; /* the verdict: 0 or ACTION_ */
 	__u32 rule;
-	__u32 whole; /* 1: of `dentry` only its place in its own file system is known */
+	__u32 slot;	/* where that is; the higher, the more severe */
+	__u32 target;	/* tgid of the process that it is done to */
+	__u32 detail;	/* of the call: a signal, flags, a command */
+	__u32 observed; /* 1: the workload is only observed */
+	__u32 whole;	/* 1: of `dentry` only its place in its own file system is known */
 	__u32 name_len;
 	const void *name; /* in kernel memory, where what is judged has a name that is no path */
 };
@@ -66,38 +71,58 @@ static __always_inline void add_slots(struct slots *into, const struct slots *fr
 	ROLLED for (int i = 0; i < SLOT_WORDS; i++) into->w[i] |= from->w[i];
 }
 
-/* The rules of the task's workload: those for these acts in `wanted`. False if it has none at all.
- */
-static __always_inline bool rules_for(const struct deed *deed, struct slots *wanted)
-{
-	__u32 index = deed->version * MAX_WORKLOADS + deed->label->workload;
-	struct act_rules *rules = bpf_map_lookup_elem(&act_rules, &index);
-
-	if (!rules || !rules->some)
-		return false;
-	ROLLED for (int act = 0; act < ACTS; act++)
-	{
-		if (deed->acts & 1 << act)
-			add_slots(wanted, &rules->acts[act]);
-	}
-	return true;
-}
-
-static __always_inline struct inode_key key_of(struct inode *inode)
-{
-	struct inode_key key = {
-		.ino = BPF_CORE_READ(inode, i_ino),
-		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
-	};
-	return key;
-}
-
 static __always_inline bool intersect(struct slots *into, const struct slots *with)
 {
 	__u64 any = 0;
 
 	ROLLED for (int i = 0; i < SLOT_WORDS; i++) any |= into->w[i] &= with->w[i];
 	return any;
+}
+
+static __always_inline struct act_rules *rules_of(const struct deed *deed)
+{
+	__u32 index = deed->version * MAX_WORKLOADS + deed->label->workload;
+
+	return bpf_map_lookup_elem(&act_rules, &index);
+}
+
+/* Whether any rule of the workload is about these acts: one that is only observed has few. */
+static __always_inline bool has_rules(const struct deed *deed)
+{
+	struct act_rules *rules = rules_of(deed);
+
+	return rules && rules->some & deed->acts;
+}
+
+struct adding {
+	const struct act_rules *rules;
+	struct slots *wanted;
+	__u32 acts;
+};
+
+static long add_act(__u32 act, void *data)
+{
+	struct adding *adding = data;
+
+	if (act < ACTS && adding->acts & 1 << act)
+		add_slots(adding->wanted, &adding->rules->acts[act]);
+	return 0;
+}
+
+/* The rules of the task's workload: those for these acts in `wanted`. NULL if it has none at all.
+ */
+static __always_inline struct act_rules *rules_for(struct deed *deed, struct slots *wanted)
+{
+	struct act_rules *rules = rules_of(deed);
+
+	if (!rules || !rules->some)
+		return NULL;
+	struct adding adding = {rules, wanted, deed->acts};
+	deed->observed = rules->observed & 1;
+	bpf_loop(ACTS, add_act, &adding, 0);
+	if (deed->only)
+		intersect(wanted, deed->only);
+	return rules;
 }
 
 /* Without branches, each of which the verifier would follow. */
@@ -127,15 +152,16 @@ static __always_inline __u32 top_slot(const struct slots *slots)
 /* Remembers that an inode has had a name that rules match; false if there is no room. */
 static __always_inline bool set_mark(struct work *work, const struct inode_key *key, __u32 version)
 {
-	struct mark fresh = {.valid = 1 << version};
-	struct mark *mark = bpf_map_lookup_elem(&marks, key);
+	struct mark *fresh = &work->mark, *mark = bpf_map_lookup_elem(&marks, key);
 
 	if (mark) {
 		add_slots(&mark->slots[version & 1], &work->match.found);
 		return true;
 	}
-	fresh.slots[version & 1] = work->match.found;
-	return !bpf_map_update_elem(&marks, key, &fresh, BPF_NOEXIST);
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->valid = 1 << version;
+	fresh->slots[version & 1] = work->match.found;
+	return !bpf_map_update_elem(&marks, key, fresh, BPF_NOEXIST);
 }
 
 static __always_inline void use_mark(struct slots *found, const struct inode_key *key,
@@ -151,11 +177,28 @@ static __always_inline void use_mark(struct slots *found, const struct inode_key
 
 static __always_inline void settle_on(struct deed *deed, const struct slots *matched)
 {
-	__u32 index = deed->version * MAX_SLOTS + top_slot(matched);
+	__u32 slot = top_slot(matched);
+	__u32 index = deed->version * MAX_SLOTS + slot;
 	struct path_rule *rule = bpf_map_lookup_elem(&path_rules, &index);
 
-	deed->action = rule ? rule->action : ACTION_DENY;
-	deed->rule = rule ? rule->number : 0;
+	deed->action = ACTION_DENY;
+	deed->rule = 0;
+	deed->slot = slot;
+	if (!rule)
+		return;
+	/* Without a branch, as above. */
+	__u32 told = deed->observed & ~rule->always;
+	deed->action = told * ACTION_TELL + (1 - told) * rule->action;
+	deed->rule = rule->number;
+}
+
+/* Adds agentd's own rules to those of a file that is its own; also without a branch. */
+static __noinline int add_own(struct slots *found, const struct slots *self, struct dentry *dentry)
+{
+	__u64 mask = -own_place(dentry);
+
+	ROLLED for (int i = 0; i < SLOT_WORDS; i++) found->w[i] |= self->w[i] & mask;
+	return 0;
 }
 
 /* Whether the deed is one of those that no rule of this policy had matched here before. */
@@ -181,12 +224,14 @@ static __noinline int decide(struct work *work, struct deed *deed)
 	struct slots *found = &work->match.found;
 	struct slots *wanted = &work->wanted;
 	struct place *place = &work->place;
+	struct act_rules *rules;
 	bool named, kept = true;
 	__u32 one = 1;
 
 	deed->action = 0;
 	__builtin_memset(wanted, 0, sizeof(*wanted));
-	if (!rules_for(deed, wanted))
+	rules = rules_for(deed, wanted);
+	if (!rules)
 		return 0;
 	bool moves = deed->acts & 1 << ACT_RENAME;
 	if (none_in(wanted) && !moves)
@@ -201,10 +246,11 @@ static __noinline int decide(struct work *work, struct deed *deed)
 			return -EAGAIN;
 		add_slots(found, &work->bound);
 	}
+	add_own(found, &rules->self, deed->dentry);
 	named = !none_in(found);
 	if (deed->inode) {
 		if (named)
-			kept = set_mark(work, &place->inode, deed->version);
+			kept = set_mark(work, &place->inode, deed->version) | deed->observed;
 		use_mark(found, &place->inode, deed->version, wanted);
 		if (none_in(found))
 			bpf_map_update_elem(&cold_places, place, &one, BPF_ANY);
@@ -214,41 +260,4 @@ static __noinline int decide(struct work *work, struct deed *deed)
 	else if (moves && !kept)
 		return -ENOSPC; /* under its new name it would not be known */
 	return 0;
-}
-
-/* Tells of a refusal; the decision does not wait for that or depend on it. */
-static __always_inline void tell_refusal(struct work *work, const struct deed *deed)
-{
-	struct scratch *scratch = &work->scratch;
-	struct refusal_record *record = (void *)scratch;
-	struct dentry *from = deed->from;
-	__u32 at = sizeof(*record);
-
-	if (!from) /* an address: told by who judges those */
-		return;
-	fill_head(&record->head, REC_REFUSAL, deed->label);
-	record->ino = BPF_CORE_READ(from, d_inode, i_ino);
-	record->dev = BPF_CORE_READ(from, d_inode, i_sb, s_dev);
-	record->hook = deed->hook;
-	record->acts = deed->acts;
-	record->action = deed->action;
-	record->rule = deed->rule;
-	record->version = deed->version;
-	record->path_len = write_names(scratch, at, from, deed->mnt);
-	at += record->path_len;
-	record->to_len = deed->to ? write_names(scratch, at, deed->to, deed->mnt) : 0;
-	at += record->to_len;
-	if (at <= SCRATCH_LEN)
-		send_record(scratch, at, deed->label->workload);
-}
-
-/* Carries out a static refusal: the hook's result. */
-static __noinline int refuse(struct work *work, struct deed *deed)
-{
-	if (!work || !deed)
-		return -EPERM;
-	if (deed->action == ACTION_KILL)
-		bpf_send_signal(SIGKILL);
-	tell_refusal(work, deed);
-	return -EPERM;
 }

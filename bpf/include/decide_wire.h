@@ -63,25 +63,42 @@ enum act {
 	ACT_RENAME,
 	ACT_EXEC,
 	ACT_CONNECT,
+	ACT_TRACE_READ, /* of a task outside the session */
+	ACT_TRACE_ATTACH,
+	ACT_SIGNAL,
+	ACT_NS_USER,
+	ACT_NS_CREATE,
+	ACT_NS_JOIN,
+	ACT_MOUNT,
+	ACT_BIND,
+	ACT_MOVE,
+	ACT_UMOUNT,
+	ACT_BPF,
 	ACTS,
 };
 
 /* Value of `act_rules`, index: version * MAX_WORKLOADS + workload. */
 struct act_rules {
 	struct slots acts[ACTS];
-	__u64 some; /* 0: the workload has none at all */
+	struct slots self; /* agentd's own, for whatever lies below one of the map `own_places` */
+	struct slots unnamed; /* those that apply whatever the path is */
+	__u64 some;	/* bit n: there are rules for ACT_ n; 0: the workload has none at all */
+	__u64 observed; /* 1: what rules say is told and not carried out */
 };
 
 enum action {
 	ACTION_ASK = 1, /* user space decides: hold */
 	ACTION_DENY,
 	ACTION_KILL,
+	ACTION_TELL, /* it goes on, and user space is told */
 };
 
 /* Value of `path_rules`, index: version * MAX_SLOTS + slot. */
 struct path_rule {
 	__u32 action;
 	__u32 number; /* by which user space knows the rule */
+	__u32 always; /* 1: also for a workload that is only observed */
+	__u32 pad;
 };
 
 /* Key of `marks`: an inode. */
@@ -91,7 +108,8 @@ struct inode_key {
 	__u32 pad;
 };
 
-#define NO_RULE 0xffff /* of a hold: something below the directory may be named by rules */
+#define SELF_RULE 0xfffe /* agentd's protection of itself, where no rule was looked up */
+#define NO_RULE	  0xffff /* of a hold: something below the directory may be named by rules */
 
 /* What an inode has been called: the rules that apply to it under whatever name. */
 struct mark {
@@ -115,6 +133,12 @@ enum hook {
 	HOOK_SEND,
 	HOOK_BIND,
 	HOOK_SOCKET,
+	HOOK_TRACE = 32,
+	HOOK_SIGNAL,
+	HOOK_NAMESPACE,
+	HOOK_MOUNT,
+	HOOK_BPF,
+	HOOK_CONTROL, /* scheduling and limits of another process */
 };
 
 /* The numbers of rules on sockets that are no path rules begin here. */
@@ -123,7 +147,9 @@ enum hook {
 /* The subject of a call on a socket: the address, in network byte order, in `a` and `b`; `c` is
  * family << 48 | type << 32 | protocol << 16 | port. That of a Unix socket's peer is the peer. */
 
-/* A refusal. Followed by the components of the path, and of the other one (link, rename). */
+/* A refusal, or an ACTION_TELL. Followed by the components of the path (of the target's executable,
+ * of the mount point), and of the other one (link, rename). `target` is a tgid, `detail` the
+ * signal, the flags or the command that the call gave. */
 struct refusal_record {
 	struct record head;
 	__u64 ino;
@@ -135,6 +161,8 @@ struct refusal_record {
 	__u32 version;
 	__u32 path_len;
 	__u32 to_len;
+	__u32 target;
+	__u32 detail;
 };
 
 /* What one hold is about; the same call of the same thread gives the same subject. */
@@ -160,4 +188,16 @@ struct answer {
 	__u64 until_ns; /* CLOCK_BOOTTIME */
 	__s32 result;	/* 0 or a negative errno */
 	__u32 version;
+};
+
+#define SIGNALS 65
+
+/* Value of `signal_rules`, index: version * SIGNALS + signal: the rules that are about it. */
+struct signal_rule {
+	struct slots slots;
+};
+
+/* Value of the map `guarded`, key: tgid of a process of agentd's own. */
+struct guarded {
+	__u64 start_ns; /* exact to 10 ms, as /proc has it */
 };

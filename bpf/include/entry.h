@@ -7,7 +7,7 @@
  * and then the call starts again from the script. */
 #pragma once
 
-#include "decide.h"
+#include "refuse.h"
 #include "hold.h"
 
 #define ERESTARTNOINTR	  513

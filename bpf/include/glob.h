@@ -4,7 +4,7 @@
 #pragma once
 
 #include "path.h"
-#include "work.h"
+#include "places.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -43,14 +43,6 @@ struct {
 	__type(value, struct accept);
 } accepts SEC(".maps");
 
-/* Home directories that lie neither in /home nor are /root, by inode. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct inode_key);
-	__type(value, __u32);
-} homes SEC(".maps");
-
 #define JUST_BELOW 3		 /* `match->waiting` when the next component may be a home */
 #define WORD_HOME  0x656d6f68ULL /* "home", and what follows is NUL */
 #define WORD_ROOT  0x746f6f72ULL /* "root" */
@@ -70,34 +62,35 @@ struct matcher {
 /* Adds the rules of all globs that are at an end. There is rarely any, and then it may take its
  * time: a loop in a loop costs the verifier more. */
 struct collector {
-	const struct positions *at;
+	struct match *match;
 	const struct positions *which;
-	struct slots *found;
-	struct slots *except;
 	__u32 version;
+	__u32 below; /* 1: of globs that lie in a home directory */
 };
 
 static long collect_end(__u32 index, void *data)
 {
 	struct collector *collector = data;
+	struct match *match = collector->match;
 	__u32 at = collector->version * POSITIONS + index;
 	__u32 word = index / 64;
 
 	barrier_var(word); /* so that the mask stays, which the verifier needs to see */
 	word &= MATCH_WORDS - 1;
-	if (!((collector->at->w[word] & collector->which->w[word]) >> (index & 63) & 1))
+	if (!((match->at.w[word] & collector->which->w[word]) >> (index & 63) & 1))
 		return 0;
 	struct accept *accept = bpf_map_lookup_elem(&accepts, &at);
 	if (!accept)
 		return 1;
-	struct slots *into = accept->except ? collector->except : collector->found;
+	struct slots *into = accept->except ? &match->except : &match->found;
+	if (collector->below)
+		into = &match->ways[accept->except & 1].below;
 	into->w[accept->slot / 64 & (SLOT_WORDS - 1)] |= 1ULL << (accept->slot & 63);
 	return 0;
 }
 
 struct ending {
-	struct edge *edge;
-	const __u8 *last;
+	struct match *match;
 	__u32 len;
 };
 
@@ -109,7 +102,7 @@ static long read_backwards(__u32 index, void *data)
 	index &= EDGE_ROOM - 1;
 	if (index >= ending->len || index >= EDGE_LEN)
 		return 1;
-	ending->edge->text[index] = ending->last[EDGE_ROOM - 1 - index];
+	ending->match->edge.text[index] = ending->match->last[EDGE_ROOM - 1 - index];
 	return 0;
 }
 
@@ -117,7 +110,7 @@ static long read_backwards(__u32 index, void *data)
  * is read too, and left out. */
 static __always_inline void read_end(struct match *match, const unsigned char *name, __u32 len)
 {
-	struct ending ending = {&match->edge, match->last, len};
+	struct ending ending = {match, len};
 
 	__builtin_memset(match->edge.text, 0, EDGE_LEN);
 	bpf_probe_read_kernel(match->last, EDGE_ROOM, name + len - EDGE_ROOM);
@@ -174,14 +167,12 @@ static __always_inline void advance(struct matcher *matcher, struct dentry *dent
 		fitting.end = bpf_map_lookup_elem(&ends, &match->edge);
 	}
 	bpf_loop(MATCH_WORDS, advance_word, &fitting, 0);
-	struct collector collector = {&match->at, &matcher->table->anywhere, &match->found,
-				      &match->except, matcher->version};
+	struct collector collector = {match, &matcher->table->anywhere, matcher->version, 0};
 	if (match->ends_anywhere)
 		bpf_loop(POSITIONS, collect_end, &collector, 0);
 	if (match->ends_home) {
 		collector.which = &matcher->table->home;
-		collector.found = &match->ways[0].below;
-		collector.except = &match->ways[1].below;
+		collector.below = 1;
 		bpf_loop(POSITIONS, collect_end, &collector, 0);
 		match->waiting = JUST_BELOW;
 	}
@@ -193,16 +184,6 @@ static __always_inline void pass_on(struct match *match, struct way *way, int i,
 	way->in_root.w[i] = text == WORD_ROOT ? way->below.w[i] : 0;
 	way->above.w[i] = way->below.w[i];
 	way->below.w[i] = 0;
-}
-
-/* Whether this is one of the home directories that lie elsewhere than in /home. */
-static __noinline bool is_other_home(struct dentry *dentry)
-{
-	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
-	struct inode_key key = {.ino = BPF_CORE_READ(inode, i_ino),
-				.dev = BPF_CORE_READ(inode, i_sb, s_dev)};
-
-	return bpf_map_lookup_elem(&homes, &key);
 }
 
 /* Follows the globs below `~` that wait to see whether what is above is a home directory. */
@@ -256,20 +237,23 @@ static long match_step(__u32 index, void *data)
 	return 0;
 }
 
-/* The rules of this version whose globs the path fits, in `work->match.found`. False if the path
- * could not be followed to its root. */
-static __always_inline bool match_path(struct work *work, __u32 version, struct dentry *dentry,
-				       struct vfsmount *mnt, __u32 flags)
+/* Not static: the verifier looks into it once, and not again from wherever it is called. It would
+ * not take a pointer that came as an argument for the key of a map. */
+__noinline int match_leaf(__u32 index, __u32 version, __u32 flags)
 {
+	struct work *work = bpf_map_lookup_elem(&works, &index);
+
+	if (!work)
+		return 0;
 	struct match *match = &work->match;
-	struct matcher matcher = {.walk = {dentry, mount_of(mnt)},
+	struct matcher matcher = {.walk = {work->leaf, mount_of(work->mnt)},
 				  .match = match,
 				  .version = version & 1,
 				  .flags = flags};
 
 	matcher.table = bpf_map_lookup_elem(&match_tables, &matcher.version);
 	if (!matcher.table)
-		return false;
+		return 0;
 	__builtin_memset(match, 0, sizeof(*match));
 	match->word.version = matcher.version;
 	match->edge.version = matcher.version;
@@ -280,9 +264,8 @@ static __always_inline bool match_path(struct work *work, __u32 version, struct 
 	}
 	bpf_loop(PATH_STEPS, match_step, &matcher, 0);
 	if (!match->whole)
-		return false;
-	struct collector collector = {&match->at, &matcher.table->root, &match->found,
-				      &match->except, matcher.version};
+		return 0;
+	struct collector collector = {match, &matcher.table->root, matcher.version, 0};
 	bpf_loop(POSITIONS, collect_end, &collector, 0);
 	ROLLED for (int i = 0; i < SLOT_WORDS; i++)
 	{
@@ -290,5 +273,15 @@ static __always_inline bool match_path(struct work *work, __u32 version, struct 
 		match->except.w[i] |= match->ways[1].in_home.w[i] | match->ways[1].in_root.w[i];
 		match->found.w[i] &= ~match->except.w[i];
 	}
-	return true;
+	return 1;
+}
+
+/* The rules of this version whose globs the path fits, in `work->match.found`. False if the path
+ * could not be followed to its root. */
+static __always_inline bool match_path(struct work *work, __u32 version, struct dentry *dentry,
+				       struct vfsmount *mnt, __u32 flags)
+{
+	work->leaf = dentry;
+	work->mnt = mnt;
+	return match_leaf(work->index, version, flags);
 }

@@ -193,6 +193,8 @@ struct wait {
 	__u64 decided;	/* user space: this one may go on */
 };
 
+#define LABEL_RESERVED 0x80000000 /* beside a tid: a place for a child, no process */
+
 /* Value of the map `labels`, key: tgid. */
 struct label {
 	__u64 start_ns;

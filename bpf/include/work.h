@@ -65,6 +65,9 @@ struct work {
 	struct place place;
 	struct slots wanted;
 	struct slots bound;
+	struct dentry *leaf; /* of the path that is matched */
+	struct vfsmount *mnt;
+	struct mark mark; /* a new one */
 	struct subject subject;
 	struct pending pending;
 	struct match match;
@@ -78,6 +81,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct work);
 } works SEC(".maps");
+
+static __always_inline struct inode_key key_of(struct inode *inode)
+{
+	struct inode_key key = {
+		.ino = BPF_CORE_READ(inode, i_ino),
+		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
+	};
+	return key;
+}
 
 struct claim {
 	__u32 at;
