@@ -196,7 +196,7 @@ def test_engine_killed_two_hundred_times(daemon: Daemon, tmp_path: Path) -> None
             time.sleep(chance.uniform(0, 0.15))
             engine.kill()
             kills += 1
-            engine.wait(2)
+            engine.wait(10)
         judging(daemon)
         time.sleep(0.5)
         for thread in threads:

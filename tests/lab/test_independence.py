@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.lab.support.slow_daemon import SlowDaemon
 
 pytestmark = pytest.mark.lab
 
+NOTICED_S = 3.0
+"""After two seconds without a sign of life the kernel holds nothing more: on_failure decides. What it
+stopped before that waits for the next daemon."""
 ROUNDS = int(os.environ.get("AGENTD_RESTARTS", "2"))
 """How often the daemon is killed or stopped and started again; each takes half a minute here."""
 # Tries both files over and over; prints how often, and how often it got one.
@@ -85,6 +89,7 @@ def kill_all(daemon: SlowDaemon) -> None:
         process.send_signal(signal.SIGKILL)
     psutil.wait_procs(processes, 30)
     daemon.forget()
+    time.sleep(NOTICED_S)
 
 
 def test_what_stands_when_every_process_is_killed(place: Place) -> None:
