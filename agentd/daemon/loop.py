@@ -140,7 +140,7 @@ class Engine:
             calls,
             self._settings.hold_linger_us,
         )
-        self._dispatch.beat = self._beat
+        self._dispatch.beat = self._heartbeat.beat
         listener = socket.socket(fileno=listener_fd)
         self._control = Control(
             listener, self._settings.control_group, self._kernel, self._reporter
@@ -211,7 +211,7 @@ class Engine:
                 timeout = RECORDS_TICK_S
             else:
                 timeout = max(0.0, (next_housekeeping - time.monotonic_ns()) / 1e9)
-            self._beat()
+            self._heartbeat.beat()
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
             self._dispatch.linger()
@@ -246,9 +246,6 @@ class Engine:
             self._reloads.request()
         elif number != signal.SIGCHLD:  # that one only has to wake the loop
             self._stopping = True
-
-    def _beat(self) -> None:
-        self._heartbeat.beat(self._reporter.clock.now())
 
     def release_all(self) -> None:
         """The supervisor is gone, and with it who judges in the place of this engine."""

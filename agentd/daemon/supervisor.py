@@ -143,7 +143,7 @@ class Supervisor:
                     return status if status > 0 else EXIT_FAILED
             self._publisher_gone(self._publisher.reap())
             if not self._engine_ready and self._stand_in is not None:
-                self._heartbeat.beat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+                self._heartbeat.beat()
                 self._released += self._stand_in.release_all(
                     time.clock_gettime_ns(time.CLOCK_BOOTTIME)
                 )
@@ -252,7 +252,7 @@ class Supervisor:
         for what, why in self._sensor.enforcer.refusals.items():
             _log(f"{what}: {why}")
         self._heartbeat = Heartbeat(self._sensor.maps["enforcing"])
-        self._heartbeat.beat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        self._heartbeat.beat()
         guarded = self._sensor.maps.get("guarded")
         if guarded is not None:
             self._guarded = GuardedProcesses(guarded)

@@ -1,6 +1,7 @@
 """Says to the kernel that somebody judges what is held; without it holds fall to `on_failure`."""
 
 import mmap
+import time
 from typing import Final
 
 from agentd.kernel.libbpf import Map
@@ -18,6 +19,6 @@ class Heartbeat:
         )
         self._words = memoryview(memory).cast("Q")
 
-    def beat(self, now_ns: int) -> None:
-        """`now_ns` is CLOCK_BOOTTIME; the kernel believes it for two seconds."""
-        self._words[_ALIVE_WORD] = now_ns
+    def beat(self) -> None:
+        """Now; the kernel believes it for two seconds."""
+        self._words[_ALIVE_WORD] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

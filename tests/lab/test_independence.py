@@ -19,8 +19,8 @@ from tests.lab.support.slow_daemon import SlowDaemon
 pytestmark = pytest.mark.lab
 
 NOTICED_S = 3.0
-"""After two seconds without a sign of life the kernel holds nothing more: on_failure decides. What it
-stopped before that waits for the next daemon."""
+"""After two seconds without a sign of life the kernel holds nothing more: on_failure decides.
+What it stopped before that waits for the next daemon."""
 ROUNDS = int(os.environ.get("AGENTD_RESTARTS", "2"))
 """How often the daemon is killed or stopped and started again; each takes half a minute here."""
 # Tries both files over and over; prints how often, and how often it got one.
