@@ -367,34 +367,3 @@ t("free", lambda: connect_by_uring(c.fileno(), {ALLOWED!r}, {place.servers.port}
     )
     assert found == {"denied": "EPERM", "held": "EPERM", "free": "ok"}
     assert place.servers.got == ["tcp"]
-
-
-def test_connections_are_cut_when_the_rules_change(place: Place) -> None:
-    port = place.servers.port
-
-    def change() -> None:
-        deadline = time.monotonic() + 100
-        while "tcp" not in place.servers.got:
-            assert time.monotonic() < deadline, "it did not connect"
-            time.sleep(0.2)
-        rule = {
-            "id": "closed-now",
-            "on": "network.connect",
-            "match": {"cidr": ["127.55.0.0/24"]},
-            "action": "deny",
-        }
-        place.daemon.write_rules("z.yaml", {"rules": [rule]})
-
-    found = place.run(
-        f"""
-s, free = create_connection(("127.55.0.1", {port})), create_connection(("127.56.0.1", {port}))
-s.settimeout(150)
-t("cut", lambda: s.recv(1))
-t("free", lambda: free.send(b"x"))
-""",
-        change,
-    )
-    assert found == {"cut": "ECONNABORTED", "free": "ok"}
-    (event,) = place.daemon.events("network.cut")
-    assert event["decision"]["outcome"] == "cut"
-    assert event["network"]["address"] == "127.55.0.1"
