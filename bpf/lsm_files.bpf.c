@@ -51,8 +51,7 @@ static __always_inline int judge_file(struct label *label, struct file *file, __
 		/* Overlayfs up to Linux 6.7 opens the file below under the path of its own. */
 		struct hlist_node *alias = BPF_CORE_READ(file, f_inode, i_dentry.first);
 		if (alias) {
-			deed.dentry =
-				(void *)alias - bpf_core_field_offset(struct dentry, d_u.d_alias);
+			deed.dentry = dentry_of_alias(alias);
 			deed.whole = 1;
 		}
 	}

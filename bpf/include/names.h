@@ -125,17 +125,3 @@ static __noinline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *
 	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
 	return flags | climb.flags;
 }
-
-/* Since 7.2 the union `d_u` of a dentry has no name. */
-struct dentry___7_2 {
-	union {
-		struct hlist_node d_alias;
-	};
-} __attribute__((preserve_access_index));
-
-static __always_inline struct dentry *dentry_of_alias(struct hlist_node *node)
-{
-	if (bpf_core_field_exists(struct dentry___7_2, d_alias))
-		return (void *)node - bpf_core_field_offset(struct dentry___7_2, d_alias);
-	return (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
-}

@@ -163,3 +163,17 @@ static __always_inline struct file *file_of(struct task_struct *task, __u32 fd)
 	bpf_probe_read_kernel(&file, sizeof(file), &slots[fd]);
 	return file;
 }
+
+/* Since 7.2 the union `d_u` of a dentry has no name. */
+struct dentry___7_2 {
+	union {
+		struct hlist_node d_alias;
+	};
+} __attribute__((preserve_access_index));
+
+static __always_inline struct dentry *dentry_of_alias(struct hlist_node *node)
+{
+	if (bpf_core_field_exists(struct dentry___7_2, d_alias))
+		return (void *)node - bpf_core_field_offset(struct dentry___7_2, d_alias);
+	return (void *)node - bpf_core_field_offset(struct dentry, d_u.d_alias);
+}
