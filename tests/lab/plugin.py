@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lab-kernel", action="append", default=[], help="only this one (repeatable)")
     group.addoption("--lab-jobs", type=int, default=2, help="VMs at a time (2)")
     group.addoption("--lab-boot-timeout", type=float, default=300.0, help="seconds (300)")
-    group.addoption("--lab-timeout", type=float, default=1800.0, help="seconds a VM may run (1800)")
+    group.addoption("--lab-timeout", type=float, default=2700.0, help="seconds a VM may run (2700)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
