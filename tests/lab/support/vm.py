@@ -100,8 +100,8 @@ class Machine:
         ends = "stdio,id=io,signal=off" if terminal else "file,id=io,path=/proc/self/fd/1"
         return [
             *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            # One host thread: with one for each CPU the emulator can run into the breakpoint by which
-            # the kernel patches a call on another CPU, and the kernel panics.
+            # One host thread: with one for each CPU the emulator can run into the breakpoint by
+            # which the kernel patches a call on another CPU, and the kernel panics.
             *("-machine", "q35", "-accel", "tcg,thread=single"),
             *("-cpu", _CPU_MODELS.get(self.kernel.series, "max")),
             *("-smp", str(self.cpus), "-m", f"{self.memory_mib}M"),
