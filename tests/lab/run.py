@@ -9,6 +9,7 @@ machine ended without one, with the end of what its kernel said.
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 import threading
@@ -27,7 +28,10 @@ def main() -> int:
     command = asked.command or "agentd doctor"
     if terminal:
         size = os.get_terminal_size()
-        command = f"stty rows {size.lines} cols {size.columns}; exec bash -i"
+        prompt = shlex.quote(f"[{asked.kernel}] \\w# ")
+        # Not root's bashrc, which may put another Python in front of PATH.
+        shell = f"PS1={prompt} exec bash --norc -i"
+        command = f"stty rows {size.lines} cols {size.columns}; {shell}"
     try:
         kernel = fetch(asked.kernel)
     except KernelUnavailableError as error:

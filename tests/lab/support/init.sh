@@ -66,7 +66,7 @@ export PATH="$WORKDIR/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 cd "$WORKDIR" || give_up "no $WORKDIR"
 if [ -n "$TTY" ]; then
     export TERM="$TTY"
-    setsid cttyhack /bin/bash /run/lab/share/command </dev/hvc0 >/dev/hvc0 2>&1
+    setsid -c /bin/bash /run/lab/share/command </dev/hvc0 >/dev/hvc0 2>&1
 else
     /bin/bash /run/lab/share/command </dev/null >/dev/"$(basename /sys/class/virtio-ports/*)" 2>&1
 fi
