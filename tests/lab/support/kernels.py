@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -98,16 +97,15 @@ def fetch(series: str, *, update: bool = False) -> Kernel:
 
 
 def _fetch_into_cache(series: str) -> Kernel:
-    with (
-        tempfile.TemporaryDirectory(prefix=".fetch-", dir=CACHE) as name,
-        _apt(Path(name), SERIES[series]) as apt,
-    ):
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=CACHE) as name:
+        apt = _Apt(Path(name), SERIES[series])
+        apt.set_up()
         release = apt.release_of(series)
         kernel = Kernel(series, release, CACHE / release)
         if not kernel.root.exists():
             unpacked = apt.unpack(release)
             subprocess.run(
-                ["depmod", "-b", str(unpacked), release], check=True, capture_output=True, text=True
+                ["depmod", "-b", unpacked, release], check=True, capture_output=True, text=True
             )
             unpacked.rename(kernel.root)
         link = Path(name, series)
@@ -132,6 +130,7 @@ class _Apt:
     def __init__(self, directory: Path, suites: Sequence[str]) -> None:
         self._directory = directory
         self._suites = suites
+        self._trouble = ""
         self._environment = {**os.environ, "APT_CONFIG": str(directory / "apt.conf")}
 
     def set_up(self) -> None:
@@ -161,7 +160,9 @@ class _Apt:
         (here / "apt.conf").write_text(
             "\n".join([*acquire, *(f'{name} "{value}";' for name, value in own.items())]) + "\n"
         )
-        self._run("apt-get", "-q=2", "update")
+        # A suite that is no more is no harm while another has the kernel.
+        update = self._start("apt-get", "-q=2", "update")
+        self._trouble = update.stderr if update.returncode else ""
 
     def release_of(self, series: str) -> str:
         """The newest release (`uname -r`) of a series that the suites' meta package names."""
@@ -173,6 +174,7 @@ class _Apt:
         suites = ", ".join(self._suites)
         raise KernelUnavailableError(
             f"no Linux {series} in Debian {suites}: {_META_PACKAGE} is {has or 'not there'}"
+            f"\n{self._trouble}".rstrip()
         )
 
     def unpack(self, release: str) -> Path:
@@ -192,21 +194,17 @@ class _Apt:
 
     def _show(self, package: str) -> Iterator[dict[str, str]]:
         """The records of a package in the suites, newest version first."""
-        for record in self._run("apt-cache", "show", package).split("\n\n"):
+        for record in self._start("apt-cache", "show", package).stdout.split("\n\n"):
             if record.strip():
                 yield dict(re.findall(r"^([\w-]+): (.*)$", record, re.MULTILINE))
 
-    def _run(self, *command: str, cwd: Path | None = None) -> str:
+    def _run(self, *command: str, cwd: Path | None = None) -> None:
+        self._start(*command, cwd=cwd).check_returncode()
+
+    def _start(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, check=True, capture_output=True, text=True, env=self._environment, cwd=cwd
-        ).stdout
-
-
-@contextmanager
-def _apt(directory: Path, suites: Sequence[str]) -> Iterator[_Apt]:
-    apt = _Apt(directory, suites)
-    apt.set_up()
-    yield apt
+            command, check=False, capture_output=True, text=True, env=self._environment, cwd=cwd
+        )
 
 
 def _source(suite: str) -> str:
