@@ -99,6 +99,7 @@ class Machine:
         # Not stdio without a terminal: it hangs up at the end of its input, and the guest blocks.
         ends = "stdio,id=io,signal=off" if terminal else "file,id=io,path=/proc/self/fd/1"
         return [
+            *("setpriv", "--pdeathsig", "KILL"),  # a test run that is killed leaves no VM behind
             *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             # One host thread: with one for each CPU the emulator can run into the breakpoint by
             # which the kernel patches a call on another CPU, and the kernel panics.
