@@ -76,7 +76,6 @@ struct {
 	struct socket_record socket;
 	struct data_record data;
 	struct channel channel;
-	struct socket_rule rule;
 } wire_types SEC("types") __attribute__((used)) = {};
 
 char LICENSE[] SEC("license") = "GPL";

@@ -8,7 +8,8 @@ from typing import Any, Final
 from agentd.daemon.places import given_path, path_of, true_path, unix_path
 from agentd.kernel.decide_wire import HOOK_BIND, HOOK_SOCKET
 from agentd.kernel.maps import HoldValue
-from agentd.kernel.wire import FAMILY_RAW, U64
+from agentd.kernel.net_wire import FAMILY_RAW
+from agentd.kernel.wire import U64
 from agentd.policy.network_plan import FAMILIES
 from agentd.workloads.identity import readable
 

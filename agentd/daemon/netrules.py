@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentd.kernel.maps import SocketRuleValue
-from agentd.kernel.wire import (
+from agentd.kernel.net_wire import (
     MAX_SOCKET_RULES,
     RULE_ABSTRACT,
     RULE_ASK,

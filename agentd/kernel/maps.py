@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from agentd.kernel.libbpf import BPF_EXIST, KernelError, Map
+from agentd.kernel.net_wire import MAX_SOCKET_RULES, SOCKET_RULE, SOCKET_RULES_BANK
 from agentd.kernel.waits import Waits
 from agentd.kernel.wire import (
     FILE_ID,
@@ -12,15 +13,12 @@ from agentd.kernel.wire import (
     HOLD_STATE_OFFSET,
     LABEL,
     LABEL_RESERVED,
-    MAX_SOCKET_RULES,
     MAX_WORKLOADS,
     NAME,
     NAME_LEN,
     REC_DATA,
     REC_FORK,
     SETTINGS,
-    SOCKET_RULE,
-    SOCKET_RULES_BANK,
     TOTAL_KEY,
     U32,
     U64,

@@ -75,18 +75,6 @@ NAME_EXEC: Final = 5
 MAX_WORKLOADS: Final = 256
 MAX_CPUS: Final = 1024
 MAX_WAITS: Final = 1088
-MAX_SOCKET_RULES: Final = 128
-SOCKET_RULE_BANKS: Final = 2
-SOCKET_RULES_BANK: Final = 0x10000
-RULE_EXCEPT: Final = 1
-RULE_ASK: Final = 2
-RULE_KILL: Final = 4
-RULE_BIND: Final = 8
-RULE_SOCKET: Final = 16
-RULE_UNIX: Final = 32
-RULE_ABSTRACT: Final = 64
-RULE_IPV6: Final = 128
-FAMILY_RAW: Final = 256
 
 MASK_CANDIDATES: Final = 1
 MASK_EXEC_ALL: Final = 2
@@ -268,18 +256,6 @@ class FileId(ctypes.Structure):
     _fields_ = (("ino", c_uint64), ("dev", c_uint32), ("pad", c_uint32))
 
 
-class SocketRule(ctypes.Structure):
-    _fields_ = (
-        ("address", c_uint8 * 16),
-        ("prefix", c_uint16),
-        ("protocol", c_uint16),
-        ("port_low", c_uint16),
-        ("port_high", c_uint16),
-        ("rule", c_uint32),
-        ("flags", c_uint32),
-    )
-
-
 class Settings(ctypes.Structure):
     _fields_ = (
         ("flags", c_uint32),
@@ -317,7 +293,6 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "name": Name,
     "total_key": TotalKey,
     "file_id": FileId,
-    "socket_rule": SocketRule,
     "settings": Settings,
     "enforcing": Enforcing,
 }
@@ -371,7 +346,6 @@ WORKLOAD: Final = unpacker(Workload)
 NAME: Final = unpacker(Name)
 TOTAL_KEY: Final = unpacker(TotalKey)
 FILE_ID: Final = unpacker(FileId)
-SOCKET_RULE: Final = unpacker(SocketRule)
 SETTINGS: Final = unpacker(Settings)
 U32: Final = struct.Struct("=I")
 U64: Final = struct.Struct("=Q")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common.h"
+#include "net_wire.h"
 
 #define AF_INET	 2
 #define AF_INET6 10
