@@ -10,13 +10,16 @@ Conditions, all of them in every round, in an order drawn anew for each:
     auditd      no daemon; auditd watches the same things of the work (see audit_peer)
 
 Ratios are paired: condition over the two `off` of the same round (their geometric mean; for `off
-again` over `off`), the median over rounds of that, and a bootstrap interval of the median. No run
-is dropped; what the hypervisor took from this machine meanwhile (steal) is printed. The work lies
-in memory where there is /dev/shm, so that the disk is not what is measured. CPU time is that of the
-work alone (user and system, of all its processes); agentd's own is beside it.
+again` over `off`), the median over rounds of that, and a bootstrap interval of the median. The
+clock runs within the session, from the work's first process to its last: what the start of a
+session takes, once, is printed by itself. No run is dropped; what the hypervisor took from this
+machine meanwhile (steal) is printed. The work lies in memory where there is /dev/shm, so that the
+disk is not what is measured. CPU time is that of the work alone (user and system, of all its
+processes); agentd's own is beside it.
 """
 
 import argparse
+import json
 import math
 import os
 import random
@@ -26,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +39,18 @@ from tests.host.support import servers
 from tests.host.support.daemon import ALLOW_ALL, Daemon, workload
 from tests.host.support.processes import become_subreaper, end_tree, wait_until
 
+# Runs what it is given, and writes wall and CPU seconds to a file.
+_TIMED = """\
+import json, os, sys, time
+start = time.perf_counter()
+process = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(process, 0)
+wall = time.perf_counter() - start
+with open(sys.argv[1], "w") as file:
+    json.dump([wall, usage.ru_utime + usage.ru_stime], file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+_STARTS = 30
 TARGET_PERCENT = {"idle": 0.5, "labelled": 3.0, "unlabelled": 1.5}
 _C_FILES = 96
 _C_SOURCE = """\
@@ -141,21 +156,17 @@ class CBuild:
 Work = NpmInstall | CBuild
 
 
-def run(work: Work, command: list[str]) -> Cost:
-    """Run `command`, which does `work`, after undoing what the last run left."""
+def run(work: Work, within: Callable[[list[str]], list[str]] = list) -> Cost:
+    """Do `work` by the command that `within` makes of one, after undoing what the last left."""
     work.reset()
     os.sync()
-    stolen, total = _machine_ticks()
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"overhead: {command} ended with {process.returncode}")
-    stolen_now, total_now = _machine_ticks()
-    steal = (stolen_now - stolen) / max(total_now - total, 1)
-    return Cost(wall, usage.ru_utime + usage.ru_stime, steal)
+    with tempfile.NamedTemporaryFile("r") as times:
+        command = within([sys.executable, "-I", "-S", "-c", _TIMED, times.name, *work.command])
+        stolen, total = _machine_ticks()
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        stolen_now, total_now = _machine_ticks()
+        wall, cpu = json.load(times)
+    return Cost(wall, cpu, (stolen_now - stolen) / max(total_now - total, 1))
 
 
 def _machine_ticks() -> tuple[int, int]:
@@ -190,23 +201,22 @@ def _sessions(daemon: Daemon) -> int:
 def measure(condition: str, work: Work, directory: Path) -> Cost:
     """One run of `work` in one condition."""
     if condition in {"off", "off again"}:
-        return run(work, work.command)
+        return run(work)
     if condition == "auditd":
         with audit_peer.watching(directory):
-            return run(work, audit_peer.in_audited_login(work.command))
+            return run(work, audit_peer.in_audited_login)
     with daemon_running(directory) as daemon:
         if condition == "unlabelled":
             with other_session(daemon):
-                return _beside(daemon, work, work.command)
-        labelled = condition == "labelled"
-        return _beside(
-            daemon, work, daemon.run("bench", work.command) if labelled else work.command
-        )
+                return _beside(daemon, work)
+        if condition == "labelled":
+            return _beside(daemon, work, lambda command: daemon.run("bench", command))
+        return _beside(daemon, work)
 
 
-def _beside(daemon: Daemon, work: Work, command: list[str]) -> Cost:
+def _beside(daemon: Daemon, work: Work, within: Callable[[list[str]], list[str]] = list) -> Cost:
     before = _daemon_seconds(daemon)
-    cost = run(work, command)
+    cost = run(work, within)
     return replace(cost, daemon=_daemon_seconds(daemon) - before)
 
 
@@ -217,7 +227,7 @@ def _daemon_seconds(daemon: Daemon) -> float:
 
 def rounds_of(conditions: list[str], work: Work, rounds: int, root: Path) -> dict[str, list[Cost]]:
     """Every condition once a round; the first run of all warms caches and is not counted."""
-    run(work, work.command)
+    run(work)
     order = random.Random(rounds)
     costs: dict[str, list[Cost]] = {condition: [] for condition in conditions}
     for number in range(rounds):
@@ -226,6 +236,22 @@ def rounds_of(conditions: list[str], work: Work, rounds: int, root: Path) -> dic
             costs[condition].append(measure(condition, work, directory))
             shutil.rmtree(directory, ignore_errors=True)
     return costs
+
+
+def session_start(directory: Path) -> float:
+    """Median seconds that a command takes longer for being started by `agentd run`."""
+    directory.mkdir()
+    command = ["/bin/true"]
+    with daemon_running(directory) as daemon, other_session(daemon):
+        plain = [_seconds(command) for _ in range(_STARTS)]
+        started = [_seconds(daemon.run("bench", command)) for _ in range(_STARTS)]
+    return statistics.median(started) - statistics.median(plain)
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True)
+    return time.perf_counter() - start
 
 
 def summarise(costs: dict[str, list[Cost]]) -> dict[str, dict[str, float]]:
@@ -275,13 +301,20 @@ def main() -> None:
             every_run[work.name] = {
                 condition: [asdict(cost) for cost in runs] for condition, runs in costs.items()
             }
+        start_s = session_start(root / "start")
     _print(results, options.rounds)
+    print(f"start of a session, once, by `agentd run`: {1e3 * start_s:.0f} ms")
     if unusable is None:
         print("audit: a rule `-a never,task` stays; see bench/audit_peer.py for why")
     else:
         print(f"auditd was not measured: {unusable}", file=sys.stderr)
     name = f"overhead-{options.work}" if options.work else "overhead"
-    kept = {"rounds": options.rounds, "auditd": unusable or "measured", "runs": every_run}
+    kept = {
+        "rounds": options.rounds,
+        "session_start_s": start_s,
+        "auditd": unusable or "measured",
+        "runs": every_run,
+    }
     report.save(name, {**kept, **results})
 
 

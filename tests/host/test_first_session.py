@@ -30,6 +30,7 @@ README = REPOSITORY / "README.md"
 MOTD = Path("/etc/motd")
 CREDENTIALS = Path.home() / ".aws" / "credentials"
 MADE = (Path("/tmp/agentd-demo"), Path("/tmp/agentd-demo-tools"))
+ONE_AT_A_TIME = Path("/run/lock/agentd-first-session.lock")
 MARKER = "@@ end of step"
 STEPS = (
     "tools", "agent", "allowed", "refused", "approved", "timeout", "killed", "record", "clean-up",
@@ -79,10 +80,10 @@ def run_blocks(environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def fresh_places() -> Iterator[None]:
     """One such session at a time on a host, and nothing of it stays, whatever goes wrong."""
-    with README.open() as lock:
+    with ONE_AT_A_TIME.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for path in MADE:
-            assert not path.exists(), f"{path} is there from another session; remove it"
+        for path in MADE:  # of a run that was ended before it could clear up
+            shutil.rmtree(path, ignore_errors=True)
         had_credentials = CREDENTIALS.exists()
         had_directory = CREDENTIALS.parent.exists()
         motd = MOTD.read_bytes()
