@@ -73,7 +73,7 @@ def measure(
     samples: Samples = {condition: [] for condition in CONDITIONS}
     for number in range(rounds):
         order = CONDITIONS if number % 2 == 0 else CONDITIONS[::-1]
-        with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
             daemon: Daemon | None = None
             for condition in order:
                 if condition == "without":

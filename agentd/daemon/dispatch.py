@@ -1,6 +1,5 @@
 """Takes records out of the rings and hands each to who understands it."""
 
-import os
 import time
 from collections.abc import Callable
 
@@ -40,11 +39,11 @@ RECORDS_TICK_S = 0.02
 RECORDS_TICKS = 3
 """So many that find nothing end that; together longer than QUIET_NS (bpf/include/common.h)."""
 _HOLDS_AT_ONCE = 64
-_LINGER_AT_MOST_NS = 5_000_000
+_PUT_OFF_NS = 20_000_000
 
 
 class Dispatch:
-    """Both rings. The holds ring is looked at between all slices of the other."""
+    """Both rings. The holds ring is looked at between all records of the other."""
 
     def __init__(  # noqa: PLR0917 (one of each of the engine's parts)
         self,
@@ -55,7 +54,6 @@ class Dispatch:
         messages: Messages,
         activity: Activity,
         calls: Calls,
-        linger_us: int,
     ) -> None:
         self._kernel = kernel
         self._labelling = labelling
@@ -71,14 +69,20 @@ class Dispatch:
         self._hold_ring = RingReader(kernel.hold_ring.fd, kernel.hold_ring.max_entries)
         self._pending_seen: set[int] = set()
         self._placement = Placement()
-        self._linger_ns = linger_us * 1000
-        self._last_hold_ns = 0
+        self._put_off_until_ns = 0
         self._looks = 0
         self.records = 0
 
     def busy(self) -> bool:
         """Whether a burst is under way that should not wait for the next tick."""
         return self._events.pending() > self._kernel.events.max_entries // 64
+
+    def puts_off(self) -> bool:
+        """Whether all but holds is better left for a moment (20 ms at most).
+
+        After a hold the task that goes on and its client want the CPUs, and the next may come.
+        """
+        return time.monotonic_ns() < self._put_off_until_ns and not self.busy()
 
     def flowing(self) -> bool:
         """Whether records have come a moment ago, so that more may wait without a wake-up."""
@@ -95,26 +99,14 @@ class Dispatch:
                 if hold.cpu < MAX_CPUS:
                     self._placement.keep_off(hold.cpu)
             done += len(records)
-        if done:
-            self._last_hold_ns = time.monotonic_ns()
+        if done and not self._put_off_until_ns:
+            self._put_off_until_ns = time.monotonic_ns() + _PUT_OFF_NS
+            self._looks = 0
         return done
 
-    def linger(self) -> None:
-        """After a hold, stays with the holds ring for a moment: calls come in rows.
-
-        The next one then finds the engine awake and its memory warm, which saves it more time than
-        the judgement itself takes. Whoever else wants this CPU comes first.
-        """
-        now = time.monotonic_ns
-        end = now() + _LINGER_AT_MOST_NS
-        while now() < min(self._last_hold_ns + self._linger_ns, end):
-            if self._hold_ring.pending():
-                self.holds()
-            else:
-                os.sched_yield()
-
     def drain(self, limit: int) -> None:
-        """At most a ring's worth of telemetry, in slices of `limit` records."""
+        """At most a ring's worth of telemetry, in slices of `limit`; a hold comes between any two."""
+        self._put_off_until_ns = 0
         budget = 32
         self._looks += 1
         while budget and (records := self._events.read(limit)):
@@ -123,7 +115,16 @@ class Dispatch:
             self.records += len(records)
             for record in records:
                 self._record(record)
-            self.holds()
+                if self._hold_ring.pending():
+                    self.holds()
+        while self._messages.tell():
+            if self._hold_ring.pending():
+                self.holds()
+
+    def close(self) -> None:
+        """What was judged is told."""
+        while self._messages.tell():
+            pass
 
     def _catch_up(self) -> None:
         """Takes in what was told before a stop at open or exec: forks, execs, links, marks."""
@@ -169,6 +170,8 @@ class Dispatch:
     def _record(self, record: bytes) -> None:
         head = RECORD.unpack_from(record)
         kind, _, number, time_ns, start_ns, tgid = head[:6]
+        while self._messages.tell(time_ns):
+            pass
         if kind == REC_CANDIDATE:
             self._labelling.candidate(tgid, record)
             return

@@ -138,7 +138,6 @@ class Engine:
             messages,
             activity,
             calls,
-            self._settings.hold_linger_us,
         )
         self._dispatch.beat = self._heartbeat.beat
         listener = socket.socket(fileno=listener_fd)
@@ -214,7 +213,8 @@ class Engine:
             self._heartbeat.beat()
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
-            self._dispatch.linger()
+            if self._dispatch.puts_off():
+                continue
             self._dispatch.drain(_SLICE)
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors
@@ -231,6 +231,7 @@ class Engine:
 
     def close(self) -> None:
         """What was recorded is written; held tasks are the supervisor's from here on."""
+        self._dispatch.close()
         self._reporter.daemon_event("daemon.stop", {"daemon": {"pid": os.getpid()}})
         self._save()
         self._reporter.flush()

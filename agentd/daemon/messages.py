@@ -1,6 +1,8 @@
 """MCP messages: from bytes that a task has received to a verdict and its effect."""
 
 import contextlib
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +74,7 @@ class Messages:
         self._verdicts = verdicts
         self._reporter = reporter
         self._transcript = Transcript(reporter)
+        self._untold: deque[tuple[Held, int]] = deque()
         self.catch_up: Callable[[], None] = lambda: None
 
     def on_data(  # noqa: PLR0917 (the fields of a record)
@@ -235,7 +238,7 @@ class Messages:
         return None
 
     def _finish(self, held: Held) -> None:
-        """Carries the verdicts out, lets the task go on, then tells."""
+        """Carries the verdicts out and lets the task go on; `tell` is for later."""
         now = self._reporter.clock.now()
         killers = [each for each in held.judged if each.verdict == "kill"]
         if any(each.outcome == "gone" for each in held.judged):
@@ -246,11 +249,18 @@ class Messages:
             self._stops.go_on(held.hold)
         else:
             self._kill(held, [])
-        hold_us = (now - held.hold.time_ns) // 1000
+        self._untold.append((held, (now - held.hold.time_ns) // 1000))
+
+    def tell(self, until_ns: int = sys.maxsize) -> bool:
+        """Writes down the oldest judged read; False if none is left from `until_ns` or before."""
+        if not self._untold or self._untold[0][0].hold.time_ns > until_ns:
+            return False
+        held, hold_us = self._untold.popleft()
         for judged in held.judged:
             self._transcript.message(
                 judged, held.session, held.info, held.channel, held.hold.time_ns, hold_us
             )
+        return True
 
     def _kill(self, held: Held, killers: list[Judged]) -> None:
         for judged in held.judged:

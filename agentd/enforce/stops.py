@@ -27,7 +27,9 @@ class Stops:
 
     def take(self, hold: HoldValue) -> bool:
         """Takes a hold on; False if somebody has resolved it already, or it was taken before."""
-        if hold.id in self._open or not self._kernel.is_held(hold):
+        if hold.id in self._open:
+            return False
+        if not self._kernel.waits.is_waiting(hold.cpu, hold.id) and not self._kernel.is_held(hold):
             return False
         self._open.add(hold.id)
         self._waiting[hold.tgid] += 1
@@ -36,7 +38,9 @@ class Stops:
     def go_on(self, hold: HoldValue) -> None:
         """Lets the task go on, unless another thread of its process is stopped for a verdict."""
         last = self._forget(hold)
-        if self._goes_on_by_itself(self._kernel.now(hold)):
+        if self._sees_it_itself(hold) or self._sees_it_itself(self._kernel.now(hold)):
+            return
+        if not self._kernel.mark_decided(hold):
             return
         if last:
             with contextlib.suppress(ProcessLookupError):
@@ -49,18 +53,21 @@ class Stops:
             return True
         return is_stopped(hold.tgid, hold.tid)
 
-    def _goes_on_by_itself(self, hold: HoldValue) -> bool:
-        """Says that the hold is decided; True if its task sees that before it stops."""
+    def _sees_it_itself(self, hold: HoldValue) -> bool:
+        """Says that the hold is decided; True if its task has not given up waiting before.
+
+        The task then forgets the hold, even if this process ends here.
+        """
         waits = self._kernel.waits
-        if waits.is_waiting(hold.cpu, hold.id):
-            waits.decide(hold.cpu, hold.id)
-            self._kernel.mark_decided(hold)  # also the barrier that `decide` asks for
-            if not waits.is_stopping(hold.cpu, hold.id) and waits.is_waiting(hold.cpu, hold.id):
-                return True
-            deadline = time.monotonic() + _STOP_PATIENCE_S
-            while waits.is_waiting(hold.cpu, hold.id) and time.monotonic() < deadline:
-                pass  # a few instructions of its CPU
-        return not self._kernel.mark_decided(hold)
+        if not waits.is_waiting(hold.cpu, hold.id):
+            return False
+        waits.decide(hold.cpu, hold.id)
+        if not waits.is_stopping(hold.cpu, hold.id) and waits.is_waiting(hold.cpu, hold.id):
+            return True
+        deadline = time.monotonic() + _STOP_PATIENCE_S
+        while waits.is_waiting(hold.cpu, hold.id) and time.monotonic() < deadline:
+            pass  # a few instructions of its CPU
+        return False
 
     def kill(self, hold: HoldValue) -> bool:
         """Kills the held process; False if it is gone."""

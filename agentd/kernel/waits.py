@@ -2,11 +2,12 @@
 
 A held task waits on its CPU before it is stopped (bpf/include/hold.h). Each side writes its own
 word before it reads the other's. The words are accessed through a memoryview, which moves eight
-bytes at once; the bpf(2) call that the caller makes in between is a full memory barrier.
+bytes at once.
 """
 
 import ctypes
 import mmap
+import threading
 from typing import Final
 
 from agentd.kernel.wire import MAX_WAITS, Wait
@@ -23,6 +24,7 @@ class Waits:
         size = -(-MAX_WAITS * ctypes.sizeof(Wait) // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._words = memoryview(memory).cast("Q")
+        self._barrier = threading.Lock()
 
     def is_waiting(self, cpu: int, hold_id: int) -> bool:
         """Whether the task waits there, or is just about to stop or to go on."""
@@ -33,5 +35,7 @@ class Waits:
         return self._words[cpu * _WORDS + _STOPPING] == hold_id
 
     def decide(self, cpu: int, hold_id: int) -> None:
-        """Lets the task go on if it still waits. A barrier must follow before a word is read."""
+        """Lets the task go on if it still waits; what is read after this is read after it."""
         self._words[cpu * _WORDS + _DECIDED] = hold_id
+        with self._barrier:  # a locked instruction
+            pass

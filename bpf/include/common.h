@@ -52,14 +52,15 @@ static __always_inline struct enforcing *get_enforcing(void)
 	return bpf_map_lookup_elem(&enforcing, &zero);
 }
 
-#define ALIVE_NS 2000000000ULL
+#define ALIVE_NS 2000000000LL
 
 /* Whether anybody is there to judge what is held. */
 static __always_inline bool judged_here(void)
 {
 	struct enforcing *now = get_enforcing();
 
-	return now && bpf_ktime_get_boot_ns() - now->alive_ns < ALIVE_NS;
+	/* Signed: the word may have been written since, on another CPU. */
+	return now && (__s64)(bpf_ktime_get_boot_ns() - now->alive_ns) < ALIVE_NS;
 }
 
 static __always_inline struct scratch *get_scratch(void)
