@@ -121,6 +121,12 @@ class Config(_Section):
         description="how long a held task waits on its CPU for its verdict before it is stopped;"
         " 0: it is stopped at once",
     )
+    hold_linger_us: int = Field(
+        1500,
+        ge=0,
+        le=10_000,
+        description="how long the engine polls for the next hold after one; 0: it sleeps at once",
+    )
     journal: JournalConfig = JournalConfig()
     nats: NatsConfig = NatsConfig()
     publisher: PublisherConfig = PublisherConfig()

@@ -138,6 +138,7 @@ class Engine:
             messages,
             activity,
             calls,
+            self._settings.hold_linger_us,
         )
         self._dispatch.beat = self._heartbeat.beat
         listener = socket.socket(fileno=listener_fd)
@@ -213,6 +214,7 @@ class Engine:
             self._heartbeat.beat()
             for fd, what in poll.poll(timeout):
                 self._ready(poll, fd, what)
+            self._dispatch.linger()
             if self._dispatch.puts_off():
                 continue
             self._dispatch.drain(_SLICE)

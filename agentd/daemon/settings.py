@@ -28,6 +28,7 @@ class Settings:
     """Its members may approve and deny."""
     hold_wait_us: int
     """How long a held task waits on its CPU before it is stopped; 0 where there is one CPU."""
+    hold_linger_us: int
     """How long the engine polls for the next hold after one; 0 where there is one CPU."""
 
 
@@ -59,6 +60,7 @@ def read_settings(config: dict[str, Any]) -> Settings:
         streams=bool(config["nats"]["servers"]),
         control_group=config["control"]["group"],
         hold_wait_us=config["hold_wait_us"] if spare else 0,
+        hold_linger_us=config["hold_linger_us"] if spare else 0,
     )
 
 

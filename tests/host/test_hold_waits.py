@@ -4,15 +4,22 @@
 race: some tasks see the verdict, some are stopped while it is given.
 """
 
+import ctypes
+import mmap
+import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from agentd.kernel.bpfcall import MAP_ARRAY
+from agentd.kernel.wire import Enforcing
 from tests.host.conftest import StartDaemon
+from tests.host.support.bpf_maps import map_fd
 from tests.host.support.daemon import Document, workload
 from tests.host.support.processes import wait_until
 from tests.host.support.stdio_client import StdioClient
@@ -81,3 +88,33 @@ def test_every_verdict_is_carried_out(
     wait_until(journalled, 10, "every call in the journal")
     assert len(judged) == SERVERS * CALLS
     assert all(decision["before_effect"] for decision in judged)
+
+
+def test_a_heartbeat_from_another_cpu_ends_no_hold(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """The clock may have been read before the beat: then the beat lies in the future."""
+    daemon = start_daemon(rules={"w.yaml": workload("tested"), "r.yaml": RULES})
+    size = ctypes.sizeof(Enforcing)
+    fd = map_fd(daemon, MAP_ARRAY, 4, size, 1)
+    memory = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    words = memoryview(memory).cast("Q")
+    over = threading.Event()
+
+    def beat_ahead() -> None:
+        while not over.is_set():
+            ahead = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000_000
+            words[Enforcing.alive_ns.offset // 8] = ahead
+            over.wait(0.0001)
+
+    beats = threading.Thread(target=beat_ahead)
+    beats.start()
+    try:
+        with StdioClient(daemon.run("tested", MINI), timeout=10) as client:
+            client.initialize()
+            for call in range(CALLS):
+                assert "result" in write(client, tmp_path / f"fine-{call}")
+    finally:
+        over.set()
+        beats.join()
+        os.close(fd)
