@@ -6,7 +6,6 @@ NORMAL) can never share an id with later ones. `events.seq` has no gaps within o
 """
 
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -116,7 +115,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 def new_journal_id() -> str:
     """A name for a new journal file, by which readers tell it from the one they knew."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def journal_id(con: sqlite3.Connection) -> str:

@@ -1,6 +1,5 @@
 """One client and one server: which answer belongs to which request, and what is odd about it."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -249,7 +248,7 @@ def _key(id_: Any) -> Hashable:
     if kind is str:
         if len(id_) <= _LONG_ID:
             return id_  # type: ignore[no-any-return]
-        return ("long", hashlib.sha256(id_.encode("utf-8", "surrogatepass")).digest())
+        return ("long", len(id_), hash(id_))
     if kind is float:
         return int(id_) if id_.is_integer() else id_
     return (kind.__name__, repr(id_)[:_LONG_ID])

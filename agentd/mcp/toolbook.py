@@ -1,6 +1,5 @@
 """What a server said its tools are, and whether it still says so (rug pull, standards: MCP03)."""
 
-import hashlib
 from typing import Any
 
 import orjson
@@ -11,14 +10,15 @@ _MOST_TOOLS = 4096
 class Toolbook:
     """Digests of one server's tool definitions, first seen first kept, at most 4096.
 
-    `digests` maps tool name to the hex SHA-256 (first 32 digits) of its definition without `_meta`
-    and `icons`: description, schemas, annotations and title all count.
+    `digests` maps tool name to the keyed hash (SipHash; the key is this process's own, so no server
+    can aim at it) of its definition without `_meta` and `icons`: description, schemas, annotations
+    and title all count.
     """
 
     __slots__ = ("digests",)
 
     def __init__(self) -> None:
-        self.digests: dict[str, str] = {}
+        self.digests: dict[str, int] = {}
 
     def compare(self, tools: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Take the `tools` of a tools/list result; returns names (changed, listed twice).
@@ -48,10 +48,10 @@ class Toolbook:
         return tuple(changed), tuple(doubled)
 
 
-def _digest(tool: dict[str, Any]) -> str:
+def _digest(tool: dict[str, Any]) -> int:
     stable = {key: value for key, value in tool.items() if key not in ("_meta", "icons")}
     try:
         text = orjson.dumps(stable, option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError):
         text = repr(stable).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(text).hexdigest()[:32]
+    return hash(text)
