@@ -14,6 +14,7 @@ from pathlib import Path
 from agentd.kernel.maps import HoldValue, KernelMaps
 
 _STOP_PATIENCE_S = 0.05
+_SPIN_S = 0.0005
 _STOPPED = frozenset("Tt")
 
 
@@ -64,9 +65,11 @@ class Stops:
         waits.decide(hold.cpu, hold.id)
         if not waits.is_stopping(hold.cpu, hold.id) and waits.is_waiting(hold.cpu, hold.id):
             return True
-        deadline = time.monotonic() + _STOP_PATIENCE_S
-        while waits.is_waiting(hold.cpu, hold.id) and time.monotonic() < deadline:
-            pass  # a few instructions of its CPU
+        # A few instructions of its CPU: but that one may have other work first.
+        begun = time.monotonic()
+        while waits.is_waiting(hold.cpu, hold.id) and (now := time.monotonic()) < begun + 1.0:
+            if now > begun + _SPIN_S:
+                time.sleep(_SPIN_S)
         return False
 
     def kill(self, hold: HoldValue) -> bool:
