@@ -4,7 +4,7 @@ A set of rules that does not load changes nothing: the last good one stays, and 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,10 @@ class PolicyInForce:
         self._decisions = decisions
         self._paths = PathPlan()
         self._moves: dict[int, int] = {}
-        self.meanings: list[str] = []
-        """Of the path rules in force; an engine that takes over has to know those from before."""
+        self.meanings: list[list[str]] = [[], []]
+        """Of the path rules, by version; who takes over has to know those that are in force."""
+        self.persist: Callable[[], None] = lambda: None
+        """Keeps `meanings` on disk."""
         self._path_plans: dict[int, PathPlan] = {}
         self.version = 0
         self.enforced: frozenset[str] = frozenset()
@@ -115,7 +117,8 @@ class PolicyInForce:
         self._policy = Policy()
         self._plan = KernelPlan()
         self._numbers = Numbers()
-        self._prepared: set[str] = set()
+        # Of a daemon that takes over: no session may be without its rules until it is found again.
+        self._prepared = {session.workload for session in registry}
         self.evaluator = Evaluator(self._policy)
         self.selectors = Selectors(())
         self.after_effect: set[str] = set()
@@ -140,8 +143,10 @@ class PolicyInForce:
             self.enforced |= network.enforced
         plan = compile_plan(policy, self.enforced, paths.left_out)
         self._policy, self._plan, self._network = policy, plan, network
-        self._moves = paths.moves(self.meanings)
-        self.meanings = paths.meanings
+        if self._decisions is not None:
+            self._moves = paths.moves(self.meanings[self._decisions.version])
+            self.meanings[self._decisions.next_version] = paths.meanings
+            self.persist()  # before they are in force: the next engine must know them
         self._paths = paths
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}

@@ -164,8 +164,14 @@ class Engine:
     def start(self) -> None:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
-        self._labelling.persist = self._verdicts.persist = self._save
-        self._policy.meanings = self._journal.get("path-rules") or []
+        self._labelling.persist = self._verdicts.persist = self._policy.persist = self._save
+        self._policy.meanings = self._journal.get("path-meanings") or [[], []]
+        # What was lost while there was no engine is told, too; the counts are since load.
+        if self._restarted:
+            self._losses = {
+                (source, number): count
+                for source, number, count in self._journal.get("losses") or ()
+            }
         self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
@@ -181,12 +187,6 @@ class Engine:
             "daemon.start",
             {"daemon": {"version": __version__, "pid": os.getpid(), "tier": self._reporter.tier}},
         )
-        # What was lost while there was no engine is told, too; the counts are since load.
-        if self._restarted:
-            self._losses = {
-                (source, number): count
-                for source, number, count in self._journal.get("losses") or ()
-            }
         self._save()
         gc.collect()
         gc.freeze()
@@ -354,7 +354,7 @@ class Engine:
         self._labelling.changed = False
         self._journal.set(_STATE_KEY, self._registry.to_state())
         self._journal.set("holds", self._approvals.last_number)
-        self._journal.set("path-rules", self._policy.meanings)
+        self._journal.set("path-meanings", self._policy.meanings)
         self._journal.set("losses", [[*key, count] for key, count in self._losses.items()])
         self._journal.flush()
 

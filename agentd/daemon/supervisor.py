@@ -329,7 +329,8 @@ class Supervisor:
         if self._stand_in is not None:
             self._stand_in.release_all(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _RELEASE_ALL_NS)
         self._publisher.stop()
-        self._sensor.close(leave=self._ever_ready and not self._unload)
+        # What an earlier daemon has left stays when this one does not come up.
+        self._sensor.close(leave=(self._ever_ready or self._adopted) and not self._unload)
         if self._listener is not None:
             self._listener.close()
             (Path(self._config["runtime_dir"]) / "control.sock").unlink(missing_ok=True)

@@ -88,7 +88,16 @@ class Decisions:
     @property
     def version(self) -> int:
         """The version in force: 0 or 1."""
-        return self._words32[_VERSION_WORD]
+        return self._words32[_VERSION_WORD] % VERSIONS
+
+    @property
+    def next_version(self) -> int:
+        """The version that `install` will put in force."""
+        return self._next_count % VERSIONS
+
+    @property
+    def _next_count(self) -> int:
+        return (self._words32[_VERSION_WORD] + self._words32[_ARMED_WORD]) & 0xFFFFFFFF
 
     def install(
         self, tables: Tables, workloads: Mapping[int, WorkloadRules], moves: Mapping[int, int]
@@ -99,13 +108,13 @@ class Decisions:
         before -> slot in this one, for the rules that mean the same: what inodes have been called
         is carried over.
         """
-        version = 1 - self.version if self._words32[_ARMED_WORD] else self.version
+        version = self.next_version
         self._clear(version)
         self._write(tables, version)
         for number in range(MAX_WORKLOADS):
             self.set_workload(number, workloads.get(number), version)
         self._move_marks(version, moves)
-        self._words32[_VERSION_WORD] = version
+        self._words32[_VERSION_WORD] = self._next_count
         self._words32[_ARMED_WORD] = 1
         self._move_marks(version, moves)  # those that were made meanwhile
         return version

@@ -54,6 +54,9 @@ class Pins:
         """The maps that were left."""
         found = {}
         for path in sorted(self._maps.iterdir()) if self._maps.is_dir() else ():
+            if path.name.endswith(_NEW):  # of a daemon that was killed in between
+                path.unlink()
+                continue
             fd = get_pinned(str(path))
             fields = _fdinfo(fd)
             sizes = (fields["key_size"], fields["value_size"], fields["max_entries"])

@@ -212,7 +212,7 @@ static __always_inline bool is_cold(const struct deed *deed, struct place *place
 	place->mnt = (__u64)deed->mnt;
 	place->name = BPF_CORE_READ(dentry, d_name.hash_len);
 	place->epoch = now ? now->epoch : 0;
-	place->version = deed->version;
+	place->version = now ? now->version : 0;
 	return bpf_map_lookup_elem(&cold_places, place);
 }
 

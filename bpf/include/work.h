@@ -47,8 +47,8 @@ struct pending {
 	__u64 id;
 };
 
-/* A name of a file, at this epoch of the tree of directories and under this version of the rules.
- */
+/* A name of a file, at this epoch of the tree of directories and under these rules: `version` is
+ * that of `struct enforcing`, which is never the same again. */
 struct place {
 	struct inode_key inode;
 	__u64 parent;

@@ -22,7 +22,7 @@ from tests.lab.support.boots import TEST_LIMIT_S, Boot, Limits
 
 KERNELS: Final = ("6.1", "6.12")
 """Where tests run that do not say otherwise."""
-_PASSED_ON: Final = ("AGENTD_NO_SKIPS",)
+_PASSED_ON: Final = ("AGENTD_NO_SKIPS", "AGENTD_HOLD_CALLS", "AGENTD_RESTARTS")
 _PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "call", "teardown")
 _INSIDE: Final = "AGENTD_LAB_SHARE"
 

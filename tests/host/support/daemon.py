@@ -112,6 +112,14 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until the control socket answers a ping (`ready_s` says how long)."""
         started = time.perf_counter()
+        self.begin()
+        wait_until(
+            self._answers, self.READY_TIMEOUT_S, f"daemon ready, see {self.log}", interval=0.005
+        )
+        self.ready_s = time.perf_counter() - started
+
+    def begin(self) -> None:
+        """Start it, and do not wait."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -119,17 +127,13 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        wait_until(
-            self._answers, self.READY_TIMEOUT_S, f"daemon ready, see {self.log}", interval=0.005
-        )
-        self.ready_s = time.perf_counter() - started
 
     def _command(self) -> list[str]:
         rules = [word for path in self._rules for word in ("--rules", str(path))]
         return [str(AGENTD), "--config", str(self.configuration), "daemon", *rules]
 
     def forget(self) -> None:
-        """It has been killed: `start` starts another one."""
+        """It has ended: `start` starts another one."""
         assert self._process is not None
         self._process.wait()
         self._process = None
