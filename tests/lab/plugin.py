@@ -7,6 +7,9 @@ appears as `test_x[6.12]`. All tests of one kernel and `append` share one boot, 
 the first of them is reached. The fixture `kernel` is the series, such as "6.12". A `timeout` mark
 counts in the VM; without one a test has TEST_LIMIT_S there.
 
+What a test records as `figures` (`record_property("figures", text)`) stands at the end of the
+report, under its name.
+
 `--lab-kernel 6.12` (repeatable) leaves the others out; `-m "not lab"` leaves out all of them.
 """
 
@@ -20,8 +23,9 @@ import pytest
 
 from tests.lab.support.boots import TEST_LIMIT_S, Boot, Limits
 
-KERNELS: Final = ("6.1", "6.12")
+KERNELS: Final = ("6.1", "6.12", "7.2")
 """Where tests run that do not say otherwise."""
+FIGURES: Final = "figures"
 _PASSED_ON: Final = ("AGENTD_NO_SKIPS", "AGENTD_HOLD_CALLS", "AGENTD_RESTARTS")
 _PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "call", "teardown")
 _INSIDE: Final = "AGENTD_LAB_SHARE"
@@ -59,6 +63,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def kernel(request: pytest.FixtureRequest) -> str:
     """The series of the kernel that the test runs on, such as "6.12"."""
     return str(request.param)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, text in report.user_properties if report.when == "call" else ():
+            if name == FIGURES:
+                terminalreporter.section(report.nodeid.rpartition("::")[2])
+                terminalreporter.line(text)
 
 
 class Inside:

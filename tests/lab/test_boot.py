@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agentd.kernel import tiers
 from agentd.kernel.enforcer import AUTO
 from agentd.kernel.sensor import Sensor
 from tests.host.support.servers import AGENTD
+from tests.lab.plugin import FIGURES
 
 pytestmark = pytest.mark.lab
 
@@ -69,19 +71,28 @@ def test_security_functions_can_be_overridden_where_lsm_is_off(report: dict[str,
 
 
 @NO_LSM
-def test_the_verifier_accepts_every_object_as_an_override() -> None:
+def test_the_verifier_accepts_every_object_as_an_override(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """All but those of the hooks that have no function of their name."""
     sensor = Sensor()
     try:
         sensor.load()
         sensor.enforce(AUTO)
         assert set(sensor.enforcer.families.values()) == {tiers.ENFORCE_FMODRET}
         assert sensor.enforcer.refusals.keys() == {tiers.ENFORCE_LSM}
+        record_property(FIGURES, f"hooks that cannot be overridden: {sensor.enforcer.missing}")
+        assert sensor.enforcer.missing == {}
     finally:
         sensor.close()
 
 
 @OLD
-def test_a_kernel_that_is_too_old_is_told_so(report: dict[str, Any]) -> None:
+def test_a_kernel_that_is_too_old_is_told_so(
+    report: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
+    found = [f"{name}: {family['why']}" for name, family in _families(report).items()]
+    record_property(FIGURES, "\n".join([f"tier {report['tier']}", *found, *report["mends"]]))
     assert (report["exit"], report["tier"], report["kernel_tier"]) == (1, tiers.NONE, tiers.NONE)
     assert "bpf_loop: boot Linux 5.17 or later" in report["mends"]
     assert not _families(report)["bpf_loop"]["works"]

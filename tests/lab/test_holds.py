@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.host.support.daemon import Document, workload
 from tests.host.support.puppet import Puppet
+from tests.lab.plugin import FIGURES
 from tests.lab.support.slow_daemon import PATIENCE_S, SlowDaemon
 
 pytestmark = pytest.mark.lab
@@ -146,10 +147,15 @@ def hammer(
     return tuple(list(map(int, line.split())) for line in done.stdout.splitlines())
 
 
-@pytest.mark.timeout(120)
-def test_holds_under_load(place: Place) -> None:
+@pytest.mark.timeout(120 + 2 * CALLS)
+def test_holds_under_load(
+    place: Place, record_property: Callable[[str, object], None]
+) -> None:
     """Several threads of several processes, half of the calls allowed and half refused."""
+    began = time.monotonic()
     allowed, refused = hammer(place, PROCESSES, THREADS, CALLS, "asked-yes", "asked-no")
+    took = time.monotonic() - began
+    record_property(FIGURES, f"{PROCESSES * THREADS * CALLS} held calls in {took:.0f} s")
     each = PROCESSES * THREADS * CALLS // 2
     assert allowed == [each, 0, 0, 0]
     assert refused == [0, each, 0, 0]

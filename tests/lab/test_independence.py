@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from agentd.kernel.pins import Pins
 from tests.host.support.daemon import Document, workload
 from tests.host.support.processes import wait_until
 from tests.host.support.puppet import Puppet
+from tests.lab.plugin import FIGURES
 from tests.lab.support.slow_daemon import PATIENCE_S, SlowDaemon
 
 pytestmark = pytest.mark.lab
@@ -49,7 +50,7 @@ with open(told, "w") as telling:
         telling.seek(0)
         telling.write(json.dumps([tries, became]) + "\\n")
         telling.flush()
-        time.sleep(0.001)
+        time.sleep(0.005)
 result = became
 """
 
@@ -74,7 +75,7 @@ class Place:
         return [session["id"] for each in listed for session in each["sessions"]]
 
     @contextlib.contextmanager
-    def denied_all_along(self) -> Iterator["Loop"]:
+    def denied_all_along(self, figures: Callable[[str, object], None]) -> Iterator["Loop"]:
         """A labelled process tries what is denied meanwhile, and never gets it."""
         session = self.sessions()
         ends, told = self.base / "end", self.base / "told"
@@ -90,7 +91,7 @@ class Place:
             ends.touch()
             outcome = self.puppet.finish()
             ends.unlink()
-            print(f"what became of the tries, by errno: {outcome}")
+            figures(FIGURES, f"tries by errno, 0 for success: {outcome.result}")
         assert (outcome.signal, outcome.error) == (0, 0)
         assert list(outcome.result) == ["1"], outcome.result  # EPERM, and nothing else
         assert self.sessions() == session
@@ -134,7 +135,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         },
     }
     with (
-        SlowDaemon(base / "agentd", rules) as daemon,
+        # Every refusal is on record, and what the machine writes lies in its memory.
+        SlowDaemon(base / "agentd", rules, settings={"journal": {"budget": "64MiB"}}) as daemon,
         Puppet(daemon.run("tested", Puppet.ARGV)) as puppet,
     ):
         source, target = str(base / "moved-later"), str(base / "moved")
@@ -170,21 +172,24 @@ def test_what_stands_when_every_process_is_killed(place: Place) -> None:
 
 @pytest.mark.timeout(60 + 60 * ROUNDS)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_no_denial_opens_while_daemons_come_and_go(place: Place, how: signal.Signals) -> None:
-    with place.denied_all_along() as loop:
-        for number in range(ROUNDS):
+def test_no_denial_opens_while_daemons_come_and_go(
+    place: Place, record_property: Callable[[str, object], None], how: signal.Signals
+) -> None:
+    with place.denied_all_along(record_property) as loop:
+        for _ in range(ROUNDS):
             before = loop.tries()
             end(place.daemon, how)
             place.daemon.start()
-            print(f"round {number}: {loop.tries() - before} tries")
             assert loop.tries() > before
 
 
 @pytest.mark.timeout(400)
-def test_no_denial_opens_when_a_start_is_cut_short(place: Place) -> None:
+def test_no_denial_opens_when_a_start_is_cut_short(
+    place: Place, record_property: Callable[[str, object], None]
+) -> None:
     """By SIGTERM or SIGKILL, at moments all over the time that a start takes."""
     ready_s = place.daemon.ready_s
-    with place.denied_all_along() as loop:
+    with place.denied_all_along(record_property) as loop:
         end(place.daemon, signal.SIGTERM)
         for part in range(1, 5):
             place.daemon.begin()
