@@ -13,7 +13,7 @@ that denies a directory; what counts is the effect: whether the bytes were read.
 fails with EPERM. `killed`: the process dies before it has a byte. `gap`: it gets at them.
 
 The observe tier is tested on the machine that runs the tests (`tests/adversarial/test_files.py`),
-the enforce tier on Debian's Linux 6.1 and 6.12 (`tests/lab/test_evasions_files.py`).
+the enforce tier on Debian's Linux 6.1, 6.12 and 7.2 (`tests/lab/test_evasions_files.py`).
 
 | files | observe | enforce-lsm |
 |---|---|---|
