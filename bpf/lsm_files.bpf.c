@@ -12,9 +12,11 @@
 #define FMODE_WRITE	  2
 #define OPENED_TO_EXECUTE 0x20 /* __FMODE_EXEC: the hooks of exec judge that */
 #define O_TRUNC		  01000
+#define PROT_READ	  1
 #define PROT_WRITE	  2
 #define PROT_EXEC	  4
 #define MAP_SHARED	  1
+#define READ_IMPLIES_EXEC 0x0400000
 
 static __always_inline bool judged_kind(struct inode *inode)
 {
@@ -104,9 +106,7 @@ static __always_inline bool is_own_program(struct file *file)
 	return BPF_CORE_READ(task, mm, exe_file, f_inode) == BPF_CORE_READ(file, f_inode);
 }
 
-SEC("lsm/mmap_file")
-int BPF_PROG(on_mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
-	     unsigned long flags)
+static __always_inline int judge_map(struct file *file, unsigned long prot, unsigned long flags)
 {
 	struct label *label = current_label();
 	__u32 acts = 1 << ACT_READ;
@@ -119,6 +119,25 @@ int BPF_PROG(on_mmap_file, struct file *file, unsigned long reqprot, unsigned lo
 		acts |= 1
 			<< ACT_EXEC; /* as a loader does that is given a program as its argument */
 	return judge_file(label, file, HOOK_MAP, acts);
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(on_mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
+	     unsigned long flags)
+{
+	return judge_map(file, prot, flags);
+}
+
+/* In the place of the one above where functions are overridden: this one is called with what the
+ * program has asked for, before a personality adds to it. */
+SEC("fmod_ret/security_mmap_file")
+int BPF_PROG(on_security_mmap_file, struct file *file, unsigned long prot, unsigned long flags)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	if (prot & PROT_READ && BPF_CORE_READ(task, personality) & READ_IMPLIES_EXEC)
+		prot |= PROT_EXEC;
+	return judge_map(file, prot, flags);
 }
 
 /* A descriptor from another process: SCM_RIGHTS, pidfd_getfd. */

@@ -27,6 +27,7 @@ CGROUP_ATTACH_TYPES: Final = {
 
 _TYPE_TRACING: Final = 26  # enum bpf_prog_type
 _ATTACH_MODIFY_RETURN: Final = 26  # enum bpf_attach_type
+_OVERRIDE: Final = "fmod_ret/"
 _KIND_FUNC: Final = 12  # BTF_KIND_FUNC
 _ERR_PTR: Final = 2**64 - 4095
 _SECURITY_NAMES: Final = {
@@ -222,6 +223,9 @@ class BpfObject:
     ) -> None:
         """Load it. `retarget`: its LSM programs override `security_*` functions instead.
 
+        Where such a function takes other arguments than the hook, the object has a program of
+        the section `fmod_ret/security_*`, which then takes the other one's place.
+
         `exists` says whether the kernel has a function; an LSM program whose hook it lacks is left
         out, its hook is then in `missing`.
 
@@ -238,13 +242,21 @@ class BpfObject:
             if known and known.sizes == _sizes(pointer):
                 _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
         self.missing: list[str] = []
+        overrides = {
+            section
+            for section in map(_section, self._each("bpf_object__next_program"))
+            if section.startswith(_OVERRIDE)
+        }
         for pointer in self._each("bpf_object__next_program"):
             hook = _hook_of(pointer)
             if hook is None:
-                continue
-            if not exists(f"{_function(hook) if retarget else f'bpf_lsm_{hook}'}"):
+                if not retarget and _section(pointer) in overrides:
+                    self._leave_out(pointer)
+            elif retarget and _OVERRIDE + _function(hook) in overrides:
+                self._leave_out(pointer)
+            elif not exists(f"{_function(hook) if retarget else f'bpf_lsm_{hook}'}"):
                 self.missing.append(hook)
-                _check("leave out", _lib.bpf_program__set_autoload(pointer, False))  # noqa: FBT003
+                self._leave_out(pointer)
             elif retarget:
                 self._override(pointer, _function(hook))
         result = _lib.bpf_object__load(self._object)
@@ -261,6 +273,10 @@ class BpfObject:
 
     def _explain(self, step: str) -> str:
         return "\n".join([f"BPF object {self.name}: {step}", *_messages])
+
+    @staticmethod
+    def _leave_out(pointer: int) -> None:
+        _check("leave out", _lib.bpf_program__set_autoload(pointer, False))  # noqa: FBT003
 
     @staticmethod
     def _override(pointer: int, function: str) -> None:
@@ -308,9 +324,13 @@ class BpfObject:
         self._elf = b""
 
 
+def _section(pointer: int) -> str:
+    return str(_lib.bpf_program__section_name(pointer).decode())
+
+
 def _hook_of(pointer: int) -> str | None:
     """The LSM hook of a program, None if it is of another kind."""
-    section: str = _lib.bpf_program__section_name(pointer).decode()
+    section = _section(pointer)
     return section.removeprefix("lsm/") if section.startswith("lsm/") else None
 
 

@@ -112,6 +112,14 @@ def test_exec(scene: Scene) -> None:
     scene.decided_by("deny-process.exec")
 
 
+def test_a_loader_does_not_map_what_may_not_be_executed(scene: Scene) -> None:
+    source = "import os; os.execv('/lib64/ld-linux-x86-64.so.2', ['ld.so', '{0}', '{1}'])"
+    scene.act(source, "tool", "loaded")
+    assert not (scene.base / "loaded").exists()
+    scene.act(source, "free-tool", "loaded")
+    assert (scene.base / "loaded").exists()
+
+
 def test_network(scene: Scene) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         server.settimeout(PATIENCE_S)
