@@ -121,7 +121,7 @@ lab: setup-dev ## KERNEL=5.10|6.1|6.12|7.2 [APPEND=lsm=...] [CMD=...]: a shell o
 
 .PHONY: bench
 bench: setup-dev ## measure; prints tables, writes bench/out/*.json (as root)
-	@for b in daemon tool_calls ingest overhead; do $(BIN)/python -m bench.$$b; done
+	@for b in verifier daemon tool_calls ingest overhead; do $(BIN)/python -m bench.$$b; done
 
 .PHONY: wheel
 wheel: setup ## build the wheel into dist/

@@ -56,7 +56,7 @@ class Scene:
 
 
 def rule(on: str, action: str = "deny", **match: object) -> Document:
-    return {"id": f"{action}-{on}", "on": on, "match": match, "action": action}
+    return {"id": f"{action}-{on}".replace(".", "-"), "on": on, "match": match, "action": action}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_files(scene: Scene, source: str, kind: str) -> None:
     assert (outcome.result, outcome.error) == (None, EPERM)
     assert (scene.base / "kept" / "file").read_text() == "kept"
     assert not (scene.base / "elsewhere").exists()
-    scene.decided_by(f"deny-file.{kind}")
+    scene.decided_by(f"deny-file-{kind}")
 
 
 def test_exec(scene: Scene) -> None:
@@ -109,7 +109,7 @@ def test_exec(scene: Scene) -> None:
     assert not (scene.base / "made").exists()
     assert scene.act(source, "free-tool", "made").error == 0
     assert (scene.base / "made").exists()
-    scene.decided_by("deny-process.exec")
+    scene.decided_by("deny-process-exec")
 
 
 def test_a_loader_does_not_map_what_may_not_be_executed(scene: Scene) -> None:
@@ -133,7 +133,7 @@ def test_network(scene: Scene) -> None:
     assert scene.puppet.act(bind.format(7777)).error == EPERM
     assert scene.puppet.act(bind.format(7778)).error == 0
     for kind in ("connect", "bind"):
-        scene.decided_by(f"deny-network.{kind}")
+        scene.decided_by(f"deny-network-{kind}")
 
 
 def test_agentd_cannot_be_killed_from_a_session(scene: Scene) -> None:
