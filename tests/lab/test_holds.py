@@ -148,9 +148,7 @@ def hammer(
 
 
 @pytest.mark.timeout(120 + 2 * CALLS)
-def test_holds_under_load(
-    place: Place, record_property: Callable[[str, object], None]
-) -> None:
+def test_holds_under_load(place: Place, record_property: Callable[[str, object], None]) -> None:
     """Several threads of several processes, half of the calls allowed and half refused."""
     began = time.monotonic()
     allowed, refused = hammer(place, PROCESSES, THREADS, CALLS, "asked-yes", "asked-no")
