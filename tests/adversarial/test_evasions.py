@@ -13,12 +13,13 @@ pytestmark = [
     pytest.mark.host,
     pytest.mark.skipif(require_root() is not None, reason=str(require_root())),
 ]
-ALL = [
-    pytest.param(case, id=f"{section}: {case.name}")
+TRIED = {
+    f"{section}: {case.name}": case
     for section, cases in SECTIONS.items()
     for case in cases
     if case.observe != UNTRIED
-]
+}
+FREELY = {name: case for name, case in TRIED.items() if case.is_free}
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,13 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
         yield arena
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", TRIED.values(), ids=TRIED)
 def test_what_becomes_of_it(arena: Arena, case: Case) -> None:
     word, outcome = arena.attempt(case, case.observe)
     assert word == case.observe, outcome
 
 
-@pytest.mark.parametrize("case", [each for each in ALL if each.values[0].is_free])
+@pytest.mark.parametrize("case", FREELY.values(), ids=FREELY)
 def test_it_works_where_rules_only_watch(arena: Arena, case: Case) -> None:
     """Each act really does the thing: otherwise its refusal would say nothing."""
     word, outcome = arena.attempt(case, "gap", FREE)

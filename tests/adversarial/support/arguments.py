@@ -67,7 +67,9 @@ def read(f):
     finally:
         os.close(f)
 """
-_FLIP_PATH = _RACE + """
+_FLIP_PATH = (
+    _RACE
+    + """
 names = [os.fsencode('{open}'), os.fsencode('{closed}')]
 memory = mmap.mmap(-1, 4096)
 path = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -79,7 +81,10 @@ def try_it():
     read(check(libc.open(ctypes.c_void_p(path), 0)))
 memory[0:len(names[0])] = names[0]
 """
-_FLIP_ADDRESS = _RACE + """
+)
+_FLIP_ADDRESS = (
+    _RACE
+    + """
 def packed(address):
     return struct.pack('=HH4s8x', 2, socket.htons({port}), socket.inet_aton(address))
 names = [packed('{free}'), packed('{denied}')]
@@ -94,6 +99,7 @@ def try_it():
         check(libc.connect(s.fileno(), ctypes.c_void_p(place), 16))
 memory[0:16] = names[0]
 """
+)
 _THREAD = "threading.Thread(target=flip, daemon=True).start(); attempt(try_it)"
 _PROCESS = """
 flipper = os.fork()
@@ -122,7 +128,9 @@ def give(value):
                     bytearray(struct.pack('QQQQq', place, ctypes.addressof(page), 4096, 0, 0)))
     threading.Thread(target=serve, daemon=True).start()
 """
-_SWAP = _RACE + """
+_SWAP = (
+    _RACE
+    + """
 def flip():
     while True:
         for target in ('{open_target}', '{closed_target}'):
@@ -131,6 +139,7 @@ def try_it():
     read(os.open('{work}/s{rest}', os.O_RDONLY))
 os.symlink('{open_target}', '{work}/s')
 """
+)
 
 
 def _swap(target: str, rest: str) -> str:

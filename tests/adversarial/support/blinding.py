@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from tests.adversarial.support.case import UNTRIED, Case
+from tests.adversarial.support.tree import BY_DESCRIPTOR, BY_WRITE
 from tests.host.support.control import ControlError
 from tests.host.support.processes import wait_until
 from tests.host.support.uring import URING
@@ -186,15 +187,27 @@ def _ring(name: str, source: str) -> Case:
 
 CASES = (
     _ring("open by io_uring", _ASYNC + _BY_RING),
-    _ring("open by io_uring, in a worker thread", _ASYNC + _BY_RING.replace(
-        "'{closed}'", "'{closed}', Ring.FORCED_ASYNC")),
+    _ring(
+        "open by io_uring, in a worker thread",
+        _ASYNC + _BY_RING.replace("'{closed}'", "'{closed}', Ring.FORCED_ASYNC"),
+    ),
     _ring("open by io_uring, polled by the kernel", _POLL + _BY_RING),
-    _ring("open and read by io_uring", _ASYNC
-          + "if b'closed-text' in ring.read(ring.open('{closed}')): done()"),
-    Case("connect by io_uring", _ASYNC + "s = socket.socket()\n"
-         "ring.connect(s.fileno(), '{denied}', {port})", "denied", happened=_reached),
-    Case("connect by io_uring, polled by the kernel", _POLL + "s = socket.socket()\n"
-         "ring.connect(s.fileno(), '{denied}', {port})", "denied", happened=_reached),
+    _ring(
+        "open and read by io_uring",
+        _ASYNC + "if b'closed-text' in ring.read(ring.open('{closed}')): done()",
+    ),
+    Case(
+        "connect by io_uring",
+        _ASYNC + "s = socket.socket()\nring.connect(s.fileno(), '{denied}', {port})",
+        "denied",
+        happened=_reached,
+    ),
+    Case(
+        "connect by io_uring, polled by the kernel",
+        _POLL + "s = socket.socket()\nring.connect(s.fileno(), '{denied}', {port})",
+        "denied",
+        happened=_reached,
+    ),
     Case("20,000 opens, then the denied one", _FLOOD.replace("{opens}", "20000") + _THEN_READ),
     Case(
         "records for more than the ring takes while the engine stands still, then the denied open",
@@ -225,16 +238,19 @@ CASES = (
     _hurt("SIGKILL to the engine", "os.kill({engine}, 9)"),
     _hurt("SIGSTOP to the engine", "os.kill({engine}, 19)"),
     _hurt("SIGSTOP to the supervisor", "os.kill({supervisor}, 19)"),
-    _hurt("ptrace of the engine",
-          "call(101, 16, {engine}, 0, 0); os.waitpid({engine}, 0x40000000)\n"
-          "call(101, 17, {engine}, 0, 19)"),
+    _hurt(
+        "ptrace of the engine",
+        "call(101, 16, {engine}, 0, 0); os.waitpid({engine}, 0x40000000)\n"
+        "call(101, 17, {engine}, 0, 19)",
+    ),
     _hurt(
         "SIGKILL to the engine by way of F_SETSIG",
-        "r, w = socket.socketpair(); r = r.detach()\n"
-        "fcntl.fcntl(r, fcntl.F_SETOWN, {engine}); fcntl.fcntl(r, 10, 9)\n"
-        "fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK); w.send(b'x')\n"
-        "time.sleep(0.3)\n"
-        "if os.path.exists('/proc/{engine}/exe'): raise OSError(1, 'it lives')",
+        BY_WRITE.replace("{target}", "{engine}"),
+    ),
+    _hurt(
+        "SIGKILL to the engine by way of F_SETSIG, sent when the process ends",
+        BY_DESCRIPTOR.replace("{target}", "{engine}")
+        + "if os.fork(): os.wait(); raise PermissionError(errno.EPERM, 'its child has ended')",
     ),
     Case(
         "bpf()",
@@ -247,12 +263,15 @@ CASES = (
     _change("its configuration", "open('{configuration}', 'a').write('# evil')"),
     _change("the journal, moved away", "os.rename('{journal}', '{journal}.evil')"),
     _change("the control socket, moved away", "os.rename('{control}', '{control}.evil')"),
-
     _pin("unlinking a pin", "import glob\nos.unlink(glob.glob('{pins}/links/*')[0])"),
     _pin("renaming the pins", "os.rename('{pins}', '{pins}x')"),
     _pin("umount of the bpf file system", "check(libc.umount2(b'/sys/fs/bpf', 2))"),
-    _pin("umount of it in a mount namespace of its own",
-         "own_mounts(); check(libc.umount2(b'/sys/fs/bpf', 2))"),
-    _pin("a mount over the pins",
-         "own_mounts(); check(libc.mount(b'none', b'{pins}', b'tmpfs', 0, None))"),
+    _pin(
+        "umount of it in a mount namespace of its own",
+        "own_mounts(); check(libc.umount2(b'/sys/fs/bpf', 2))",
+    ),
+    _pin(
+        "a mount over the pins",
+        "own_mounts(); check(libc.mount(b'none', b'{pins}', b'tmpfs', 0, None))",
+    ),
 )

@@ -1,10 +1,11 @@
 """What a way round a rule is: a small program, and what is to become of it on each tier."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.adversarial.support.arena import Arena
 
 WORDS: Final = ("denied", "held", "killed", "detected", "gap")
@@ -17,8 +18,9 @@ class Case:
     """One way. `source` is an act of a puppet; `observe` and `enforce` are of WORDS or UNTRIED.
 
     `happened` says whether it has had its effect; where there is none, the act itself makes the
-    file `{effect}` when it has. `asks`: a person is asked about it, and denies. `before` prepares the arena for it. `is_free` is False where it has
-    no effect in a session without rules either, because agentd itself refuses it.
+    file `{effect}` when it has. `before` prepares the arena for it. `asks`: a person is asked about
+    it, and denies. `is_free` is False where it has no effect in a session without rules either,
+    because agentd itself refuses it.
     """
 
     name: str

@@ -103,7 +103,9 @@ CASES = (
         "A copy is another program. A rule that denies reading the file denies the copy, and what"
         " the copy does is judged by the other rules.",
     ),
-    Case("bind mount of a program that is denied by its path", _BOUND.replace("{it}", "{enrolled}")),
+    Case(
+        "bind mount of a program that is denied by its path", _BOUND.replace("{it}", "{enrolled}")
+    ),
     Case(
         "bind mount of a program that is denied by its name",
         _BOUND.replace("{it}", "{tool}"),
@@ -159,8 +161,11 @@ CASES = (
         "gap",
         "As above, and there is no argument to judge: a rule that denies reading the script.",
     ),
-    Case("words in a command line", "run('/bin/sh', '-c', ': {forbidden_word}; : > $EFFECT')",
-         enforce="killed"),
+    Case(
+        "words in a command line",
+        "run('/bin/sh', '-c', ': {forbidden_word}; : > $EFFECT')",
+        enforce="killed",
+    ),
     Case(
         "words that a person is asked about",
         "run('/bin/sh', '-c', ': {asked_word}; : > $EFFECT')",
@@ -170,8 +175,7 @@ CASES = (
     ),
     Case(
         "words behind 100 KB of others",
-        "run('/bin/touch', '{effect}', *['/nonexistent/' + 'x' * 1000] * 100,"
-        " '{forbidden_word}')",
+        "run('/bin/touch', '{effect}', *['/nonexistent/' + 'x' * 1000] * 100, '{forbidden_word}')",
         enforce="killed",
     ),
     Case(
@@ -193,14 +197,15 @@ CASES = (
     ),
     Case(
         "double fork and setsid",
-        "def act():\n os.setsid()\n pass_on(in_child(lambda: os.execv('{tool}', ['x', '{effect}'])))\n"
+        "def act():\n os.setsid()\n"
+        " pass_on(in_child(lambda: os.execv('{tool}', ['x', '{effect}'])))\n"
         "pass_on(in_child(act))",
     ),
     Case(
         "clone3, CLONE_PARENT",
         "a = (ctypes.c_uint64 * 11)(); a[0] = 0x8000\nchild = call(435, a, 88)\n"
-        "if child == 0:\n try: os.execv('{tool}', ['x', '{effect}'])\n except OSError: done_with = 1\n"
-        " os._exit(0)\n"
+        "if child == 0:\n try: os.execv('{tool}', ['x', '{effect}'])\n"
+        " except OSError: os._exit(1)\n"
         "until = time.monotonic() + 60\n"
         "def gone(): return open(f'/proc/{child}/stat').read().rsplit(')', 1)[1][1] in 'ZX'\n"
         "while time.monotonic() < until and not gone(): time.sleep(0.01)\n"

@@ -1,19 +1,22 @@
 """Ways to reach an address or a socket that a rule denies; servers on loopback say what arrives.
 
-`{denied}`, `{denied6}` and `{asked_address}` are closed, or closed but for a person; `{free}` is open, on
-`{port}`, and `{closed_port}` is closed on every address.
+`{denied}`, `{denied6}` and `{asked_address}` are closed, the last but for a person; `{free}` is
+open, on `{port}`, and `{closed_port}` is closed on every address.
 """
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.adversarial.support.case import UNTRIED, Case
-from tests.host.support.listeners import Servers
+
+if TYPE_CHECKING:
+    from tests.adversarial.support.arena import Arena
+    from tests.adversarial.support.targets import Closed
 
 DENIED, ASKED, FREE = "127.77.0.1", "127.78.0.1", "127.79.0.1"
 _FAMILIES: Final = ("raw", "packet", "alg", "vsock")
 
 
-def names(servers: Servers) -> dict[str, str]:
+def names(servers: "Closed") -> dict[str, str]:
     return {
         "denied": DENIED,
         "denied6": "::1",
@@ -25,7 +28,7 @@ def names(servers: Servers) -> dict[str, str]:
     }
 
 
-def rules(servers: Servers) -> list[dict[str, Any]]:
+def rules(servers: "Closed") -> list[dict[str, Any]]:
     def rule(rule_id: str, match: dict[str, Any], action: str = "deny") -> dict[str, Any]:
         return {"id": rule_id, "on": "network.connect", "match": match, "action": action}
 
@@ -44,7 +47,7 @@ def rules(servers: Servers) -> list[dict[str, Any]]:
     ]
 
 
-def _reached(arena: Any) -> bool:
+def _reached(arena: "Arena") -> bool:
     return arena.servers.is_reached()
 
 
@@ -61,8 +64,9 @@ _LATE = "The connect is seen when it has happened; the process is killed after i
 _MADE = "The socket is seen when it is made; the process is killed after it."
 
 
-def _address(name: str, source: str, observe: str = "denied", enforce: str = "denied",
-             note: str = "") -> Case:
+def _address(
+    name: str, source: str, observe: str = "denied", enforce: str = "denied", note: str = ""
+) -> Case:
     return Case(name, source, observe, enforce, note, _reached)
 
 
@@ -126,7 +130,8 @@ CASES = (
     _address(
         "a double fork, with the connect in the grandchild",
         "def act():\n os.setsid()\n pass_on(in_child(lambda: "
-        + _connect("AF_INET", "{denied}") + "))\npass_on(in_child(act))",
+        + _connect("AF_INET", "{denied}")
+        + "))\npass_on(in_child(act))",
     ),
     _address(
         "a forwarder outside the session",
@@ -138,10 +143,10 @@ CASES = (
     ),
     _path("a Unix socket by path", _unix("'{sockets}/docker.sock'")),
     _path("by a relative path", "os.chdir('{sockets}'); " + _unix("'./docker.sock'")),
-    _path("by a symlink",
-          "os.symlink('{sockets}/docker.sock', '{work}/s'); " + _unix("'{work}/s'")),
-    _path("by a hard link",
-          "os.link('{sockets}/docker.sock', '{work}/h'); " + _unix("'{work}/h'")),
+    _path(
+        "by a symlink", "os.symlink('{sockets}/docker.sock', '{work}/s'); " + _unix("'{work}/s'")
+    ),
+    _path("by a hard link", "os.link('{sockets}/docker.sock', '{work}/h'); " + _unix("'{work}/h'")),
     _path("through /proc/self/root", _unix("'/proc/self/root{sockets}/docker.sock'")),
     _path(
         "through a directory descriptor",

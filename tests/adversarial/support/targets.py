@@ -1,10 +1,10 @@
 """What acts of the adversarial tests are aimed at outside their session: servers and a victim."""
 
-import os
+import contextlib
 import socket
 import subprocess
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,6 @@ class Closed(Servers):
 
     closed_port: int = 0
     forwarder: int = 0
-    reached: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         super().start()
@@ -38,11 +37,10 @@ class Closed(Servers):
         forwarder.listen(4)
         threading.Thread(target=self._forward, args=(forwarder,), daemon=True).start()
 
-    def taken(self, connection: socket.socket, name: str) -> None:
+    def arrivals(self, connection: socket.socket, name: str) -> list[str]:
         internet = connection.family != socket.AF_UNIX
-        if internet and connection.getsockname()[0] in _CLOSED:
-            self.got.append("closed")
-        self.got.append(name)
+        closed = internet and connection.getsockname()[0] in _CLOSED
+        return ["closed", name] if closed else [name]
 
     def is_reached(self) -> bool:
         """Whether something has arrived where nothing may; waits for what is on its way."""
@@ -113,8 +111,9 @@ for line in sys.stdin:
             return False
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         return self._process.stdout.readline() == "untouched\n"
 
 
@@ -123,10 +122,3 @@ def ended_pid() -> int:
     process = subprocess.Popen(["/bin/true"])
     process.wait()
     return process.pid
-
-
-def resume(pid: int) -> None:
-    """Let a process of ours run on."""
-    os.kill(pid, 18)
-
-

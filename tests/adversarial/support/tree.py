@@ -18,6 +18,23 @@ _PLACES: Final = (
     "cron.d", "systemd/system", "repository/.git/hooks", "site-packages", "home",
 )  # fmt: skip
 
+BY_DESCRIPTOR: Final = """
+r, w = socket.socketpair(); r = r.detach()
+fcntl.fcntl(r, fcntl.F_SETOWN, {target}); fcntl.fcntl(r, 10, 9)
+fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+"""
+"""The kernel sends SIGKILL when something can be read, or the other end is closed."""
+BY_WRITE: Final = (
+    BY_DESCRIPTOR
+    + """
+w.send(b"x")
+time.sleep(0.3)
+fcntl.fcntl(r, fcntl.F_SETFL, 0)
+os.kill({target}, 0)
+raise PermissionError(errno.EPERM, "it lives")
+"""
+)
+
 
 def lay(base: Path) -> dict[str, str]:
     """The places of what runs later."""
@@ -104,12 +121,8 @@ CASES = (
         "call(101, 17, {victim}, 0, 0)",
     ),
     _unseen("ptrace seize", "call(101, 0x4206, {victim}, 0, 0)"),
-    _victim(
-        "process_vm_writev", _IOVEC + "call(311, {victim}, local, 1, remote, 1, 0)"
-    ),
-    _unseen(
-        "process_vm_readv", _IOVEC + "call(310, {victim}, local, 1, remote, 1, 0)"
-    ),
+    _victim("process_vm_writev", _IOVEC + "call(311, {victim}, local, 1, remote, 1, 0)"),
+    _unseen("process_vm_readv", _IOVEC + "call(310, {victim}, local, 1, remote, 1, 0)"),
     _victim(
         "a write to /proc/PID/mem",
         "f = os.open('/proc/{victim}/mem', os.O_RDWR); os.pwrite(f, b'overwritten', {address})",
@@ -139,11 +152,16 @@ CASES = (
     _victim("pidfd_send_signal", "call(424, call(434, {victim}, 0), 9, 0, 0)"),
     _victim(
         "SIGKILL by way of F_SETSIG",
-        "r, w = socket.socketpair(); r = r.detach()\n"
-        "fcntl.fcntl(r, fcntl.F_SETOWN, {victim}); fcntl.fcntl(r, 10, 9)\n"
-        "fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK); w.send(b'x')\n"
-        "time.sleep(0.3)\n"
-        "if os.path.exists('/proc/{victim}/exe'): raise OSError(1, 'it lives')",
+        BY_WRITE.replace("{target}", "{victim}"),
+    ),
+    Case(
+        "SIGKILL by way of F_SETSIG, sent when the process ends",
+        BY_DESCRIPTOR.replace("{target}", "{victim}"),
+        "gap",
+        "gap",
+        "A process has no label any more when its descriptors are closed. agentd's own processes"
+        " are sent no such signal, whoever it is from.",
+        _touched,
     ),
     _unseen("a user namespace", "check(libc.unshare(0x10000000))"),
     _unseen(
@@ -158,7 +176,9 @@ CASES = (
     _unseen("setns of a pidfd", "check(libc.setns(call(434, {victim}, 0), 0x4000000))"),
     _later("a cron job", "open('{later}/cron.d/job', 'w').write('{planted}')"),
     _later("a systemd unit", "open('{later}/systemd/system/x.service', 'w').write('{planted}')"),
-    _later("a git hook", "open('{later}/repository/.git/hooks/pre-commit', 'w').write('{planted}')"),
+    _later(
+        "a git hook", "open('{later}/repository/.git/hooks/pre-commit', 'w').write('{planted}')"
+    ),
     _later("a Python start-up hook", "open('{later}/site-packages/x.pth', 'w').write('{planted}')"),
     Case(
         "a shell's start-up file",
@@ -185,7 +205,8 @@ CASES = (
     _later(
         "an unnamed file, linked into its place",
         "f = os.open('{work}', os.O_TMPFILE | os.O_RDWR); os.write(f, b'{planted}')\n"
-        "check(libc.linkat(-100, f'/proc/self/fd/{f}'.encode(), -100, b'{later}/cron.d/job', 0x400))",
+        "check(libc.linkat(-100, f'/proc/self/fd/{f}'.encode(), -100, b'{later}/cron.d/job',"
+        " 0x400))",
         "detected",
     ),
     Case(

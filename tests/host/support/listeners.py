@@ -63,11 +63,11 @@ class Servers:
                 else:
                     connection, _ = end.accept()
                     self.ends.append(connection)
-                    self.taken(connection, name)
+                    self.got += self.arrivals(connection, name)
 
-    def taken(self, connection: socket.socket, name: str) -> None:
-        """A connection has come in."""
-        self.got.append(name)
+    def arrivals(self, connection: socket.socket, name: str) -> list[str]:  # noqa: ARG002
+        """What `got` is to say of a connection to the server of this name."""
+        return [name]
 
     def close(self) -> None:
         for end in self.ends:
