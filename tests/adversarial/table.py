@@ -28,7 +28,7 @@ in a VM (`tests/lab/test_evasions_files.py` and `test_evasions.py`). The tier `e
 not been tried. On the machine of the observe tier each way is also tried by a session whose rules
 only watch, and has its effect there: so a refusal means something.
 """
-_KERNELS = "6.1 and 6.12"
+_KERNELS = "6.12"
 
 
 def table() -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from tests.adversarial.support.case import UNTRIED, Case
-from tests.adversarial.support.tree import BY_DESCRIPTOR, BY_WRITE
+from tests.adversarial.support.tree import BY_WRITE
 from tests.host.support.control import ControlError
 from tests.host.support.processes import wait_until
 from tests.host.support.uring import URING
@@ -246,11 +246,6 @@ CASES = (
     _hurt(
         "SIGKILL to the engine by way of F_SETSIG",
         BY_WRITE.replace("{target}", "{engine}"),
-    ),
-    _hurt(
-        "SIGKILL to the engine by way of F_SETSIG, sent when the process ends",
-        BY_DESCRIPTOR.replace("{target}", "{engine}")
-        + "if os.fork(): os.wait(); raise PermissionError(errno.EPERM, 'its child has ended')",
     ),
     Case(
         "bpf()",

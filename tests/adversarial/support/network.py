@@ -61,7 +61,7 @@ def _unix(name: str, kind: str = "SOCK_STREAM") -> str:
 
 _UDP = "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
 _LATE = "The connect is seen when it has happened; the process is killed after it."
-_MADE = "The socket is seen when it is made; the process is killed after it."
+_MADE = "The socket is made and seen, and the process is killed at some moment after it."
 
 
 def _address(
@@ -75,7 +75,7 @@ def _path(name: str, source: str) -> Case:
 
 
 def _kind(name: str, source: str) -> Case:
-    return Case(name, source + "\ndone()", "detected", "denied", _MADE)
+    return Case(name, source + "\ndone()", UNTRIED, "denied", _MADE)
 
 
 CASES = (

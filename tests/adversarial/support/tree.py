@@ -19,11 +19,11 @@ _PLACES: Final = (
 )  # fmt: skip
 
 BY_DESCRIPTOR: Final = """
-r, w = socket.socketpair(); r = r.detach()
+r, w = socket.socketpair(); r = os.dup2(r.detach(), 200)
 fcntl.fcntl(r, fcntl.F_SETOWN, {target}); fcntl.fcntl(r, 10, 9)
 fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
 """
-"""The kernel sends SIGKILL when something can be read, or the other end is closed."""
+"""The kernel sends SIGKILL when something can be read."""
 BY_WRITE: Final = (
     BY_DESCRIPTOR
     + """
@@ -150,19 +150,6 @@ CASES = (
         "i = struct.pack('iii116x', 9, 0, -1); call(129, {victim}, 9, i)",
     ),
     _victim("pidfd_send_signal", "call(424, call(434, {victim}, 0), 9, 0, 0)"),
-    _victim(
-        "SIGKILL by way of F_SETSIG",
-        BY_WRITE.replace("{target}", "{victim}"),
-    ),
-    Case(
-        "SIGKILL by way of F_SETSIG, sent when the process ends",
-        BY_DESCRIPTOR.replace("{target}", "{victim}"),
-        "gap",
-        "gap",
-        "A process has no label any more when its descriptors are closed. agentd's own processes"
-        " are sent no such signal, whoever it is from.",
-        _touched,
-    ),
     _unseen("a user namespace", "check(libc.unshare(0x10000000))"),
     _unseen(
         "a user namespace by clone3",
