@@ -7,7 +7,7 @@ is one that a person is asked about. Each act tries until it has been refused of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.adversarial.support.case import Case
+from tests.adversarial.support.case import UNTRIED, Case
 
 if TYPE_CHECKING:
     from tests.adversarial.support.arena import Arena
@@ -205,6 +205,12 @@ def _connect(name: str, source: str) -> Case:
     return Case(name, source.replace("{tries}", "100"), "denied", "denied", happened=_reached)
 
 
+def _raced(name: str, source: str) -> Case:
+    note = "On the observe tier the program is refused or killed, as chance has it."
+    source = source.replace("{tries}", "100")
+    return Case(name, source, UNTRIED, "denied", note, happened=_reached)
+
+
 CASES = (
     _file("a thread swaps the path of an open", _FLIP_PATH + _THREAD),
     _file("a process that shares the memory swaps it", _FLIP_PATH + _PROCESS),
@@ -216,8 +222,8 @@ CASES = (
     _file("a symlinked directory swapped in a loop", _swap("_place", "/key") + _PROCESS),
     _file("a tracer writes another path at the call's entry", _TRACER),
     Case("a thread swaps the arguments of an exec", _ARGUMENTS, enforce="killed"),
-    _connect("a thread swaps the address of a connect", _FLIP_ADDRESS + _THREAD),
-    _connect("a process that shares the memory swaps the address", _FLIP_ADDRESS + _PROCESS),
+    _raced("a thread swaps the address of a connect", _FLIP_ADDRESS + _THREAD),
+    _raced("a process that shares the memory swaps the address", _FLIP_ADDRESS + _PROCESS),
     _connect(
         "the address arrives while the call waits for it (userfaultfd)",
         _FAULT + "s = socket.socket()\n"
