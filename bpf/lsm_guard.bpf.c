@@ -9,6 +9,7 @@
 #define PTRACE_MODE_ATTACH  2
 #define SIGCONT		    18
 #define SIGTTOU		    22
+#define SIGIO		    29
 #define START_UNIT	    10000000ULL /* of a start time in /proc */
 
 struct {
@@ -90,6 +91,23 @@ int BPF_PROG(on_guarded_signal, struct task_struct *target, struct kernel_siginf
 		return 0;
 	if (is_own(target) || (sig >= SIGCONT && sig <= SIGTTOU && is_held(target)))
 		return refuse_self(&deed, target, false);
+	return 0;
+}
+
+/* What fcntl(F_SETOWN, F_SETSIG) has sent may come from whoever made the descriptor ready, or from
+ * an interrupt: neither says who is behind it, and agentd has no use for such signals. */
+SEC("lsm/file_send_sigiotask")
+int BPF_PROG(on_guarded_sigio, struct task_struct *target, struct fown_struct *owner, int sig)
+{
+	struct deed deed = {.label = current_label(),
+			    .hook = HOOK_SIGNAL,
+			    .acts = 1 << ACT_SIGNAL,
+			    .detail = sig ? sig : SIGIO};
+
+	if (!is_armed())
+		return 0;
+	if (is_own(target) || (sig >= SIGCONT && sig <= SIGTTOU && is_held(target)))
+		return refuse_self(&deed, target, !deed.label);
 	return 0;
 }
 

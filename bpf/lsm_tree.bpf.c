@@ -7,6 +7,7 @@
 #define PTRACE_MODE_READ    1
 #define PTRACE_MODE_NOAUDIT 4
 #define CAP_SYS_ADMIN	    21
+#define SIGIO		    29
 #define MS_BIND		    4096
 #define MS_MOVE		    8192
 #define CLONE_THREAD	    0x00010000
@@ -67,9 +68,7 @@ static __always_inline bool signals_one(void)
 	return !in_syscall(NR_KILL, NR_KILL32) || (int)PT_REGS_PARM1_CORE_SYSCALL(regs) > 0;
 }
 
-SEC("lsm/task_kill")
-int BPF_PROG(on_signal, struct task_struct *target, struct kernel_siginfo *info, int sig,
-	     const struct cred *cred)
+static __noinline int judge_signal(struct task_struct *target, int sig, bool can_ask)
 {
 	struct deed deed = {.label = current_label(),
 			    .hook = HOOK_SIGNAL,
@@ -77,7 +76,7 @@ int BPF_PROG(on_signal, struct task_struct *target, struct kernel_siginfo *info,
 			    .detail = sig};
 	struct enforcing *now = get_enforcing();
 
-	if (!deed.label || !now || sig <= 0 || sig >= SIGNALS || is_set(&ctx[3]))
+	if (!deed.label || !now || sig <= 0 || sig >= SIGNALS)
 		return 0;
 	if (!is_outside(deed.label, target) || !aim(&deed, target))
 		return 0;
@@ -86,7 +85,21 @@ int BPF_PROG(on_signal, struct task_struct *target, struct kernel_siginfo *info,
 	if (!rule || none_in(&rule->slots))
 		return 0;
 	deed.only = &rule->slots;
-	return judge_side(&deed, signals_one(), false);
+	return judge_side(&deed, can_ask, false);
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(on_signal, struct task_struct *target, struct kernel_siginfo *info, int sig,
+	     const struct cred *cred)
+{
+	return is_set(&ctx[3]) ? 0 : judge_signal(target, sig, signals_one());
+}
+
+/* fcntl(F_SETOWN, F_SETSIG): the task that makes the descriptor ready sends the signal. */
+SEC("lsm/file_send_sigiotask")
+int BPF_PROG(on_sigio, struct task_struct *target, struct fown_struct *owner, int sig)
+{
+	return judge_signal(target, sig ? sig : SIGIO, false);
 }
 
 static __always_inline int judge_namespace(__u32 act, __u32 flags, bool can_ask)

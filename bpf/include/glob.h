@@ -233,7 +233,7 @@ static long match_step(__u32 index, void *data)
 		look_for_home(match);
 	advance(matcher, dentry);
 	matcher->steps++;
-	matcher->walk.dentry = BPF_CORE_READ(dentry, d_parent);
+	go_up(&matcher->walk);
 	return 0;
 }
 

@@ -110,7 +110,7 @@ static long climb_step(__u32 index, void *data)
 	__builtin_memset(&climb->name, 0, sizeof(climb->name));
 	bpf_probe_read_kernel_str(climb->name.text, NAME_LEN, BPF_CORE_READ(dentry, d_name.name));
 	climb->flags |= flags_of_name(&climb->name, NAME_DIR);
-	climb->walk.dentry = BPF_CORE_READ(dentry, d_parent);
+	go_up(&climb->walk);
 	return 0;
 }
 

@@ -19,6 +19,22 @@ static __always_inline struct mount *mount_of(struct vfsmount *vfsmount)
 	return (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
 }
 
+/* Whether this is a file that no directory has, as memfd_create makes them: it has a name all the
+ * same. */
+static __always_inline bool is_unlisted(struct dentry *dentry)
+{
+	return dentry == BPF_CORE_READ(dentry, d_parent) &&
+	       dentry != BPF_CORE_READ(dentry, d_sb, s_root);
+}
+
+static __always_inline void go_up(struct walk *walk)
+{
+	struct dentry *dentry = walk->dentry, *parent = BPF_CORE_READ(dentry, d_parent);
+	struct mount *mount = walk->mount;
+
+	walk->dentry = parent == dentry ? BPF_CORE_READ(mount, mnt.mnt_root) : parent;
+}
+
 /* If the walk stands on the root of a mount, moves it to the mount point above. Returns 1 if it
  * stands on a name, 0 if it moved, -1 at the root of everything. */
 static __always_inline int cross_mount(struct walk *walk)
@@ -28,7 +44,7 @@ static __always_inline int cross_mount(struct walk *walk)
 	struct mount *above;
 
 	if (dentry != BPF_CORE_READ(mount, mnt.mnt_root))
-		return dentry == BPF_CORE_READ(dentry, d_parent) ? -1 : 1;
+		return dentry != BPF_CORE_READ(dentry, d_parent) || is_unlisted(dentry) ? 1 : -1;
 	above = BPF_CORE_READ(mount, mnt_parent);
 	if (!above || above == mount)
 		return -1;
@@ -123,7 +139,7 @@ static long write_component(__u32 index, void *data)
 	long len = bpf_probe_read_kernel_str(&scratch->bytes[at], COMPONENT_ROOM, name);
 	if (len > 0)
 		scratch->at = at + len;
-	writer->walk.dentry = BPF_CORE_READ(dentry, d_parent);
+	go_up(&writer->walk);
 	return 0;
 }
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.adversarial.support.files import CASES, Case
+from tests.adversarial.support.case import Case
+from tests.adversarial.support.files import CASES
 from tests.adversarial.support.vault import SECRET, Vault, became_of, vault_under_guard
 from tests.host.support.daemon import Daemon
 

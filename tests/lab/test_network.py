@@ -3,20 +3,19 @@
 Judged by the effect: servers on loopback say what has arrived.
 """
 
-import contextlib
 import os
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.host.support.control import Message
 from tests.host.support.daemon import Daemon, workload
+from tests.host.support.listeners import Servers
+from tests.host.support.uring import URING
 
 pytestmark = pytest.mark.lab
 
@@ -38,96 +37,6 @@ def t(name, call):
     except OSError as error:
         print(name, errno.errorcode.get(error.errno, error.errno), flush=True)
 """
-# io_uring without a library: one entry, submitted and waited for.
-URING = """
-libc = ctypes.CDLL(None, use_errno=True)
-def connect_by_uring(fd, address, port):
-    import mmap, struct
-    params = (ctypes.c_uint32 * 30)()
-    ring = libc.syscall(425, 4, params)
-    if ring < 0:
-        raise OSError(ctypes.get_errno(), "io_uring_setup")
-    p = list(params)
-    sq_off, cq_off = p[10:20], p[20:30]
-    size = max(sq_off[6] + p[0] * 4, cq_off[5] + p[1] * 16)
-    sq = mmap.mmap(ring, size, offset=0)
-    cq = mmap.mmap(ring, size, offset=0x8000000)
-    sqes = mmap.mmap(ring, p[0] * 64, offset=0x10000000)
-    sockaddr = ctypes.create_string_buffer(
-        struct.pack("<H", AF_INET) + struct.pack(">H", port) + inet_aton(address) + bytes(8), 16)
-    sqes[0:64] = struct.pack("<BBHiQQIIQ", 16, 0, 0, fd, 16, ctypes.addressof(sockaddr), 0, 0, 1) \\
-        + bytes(24)
-    struct.pack_into("<I", sq, sq_off[6], 0)
-    tail = struct.unpack_from("<I", sq, sq_off[1])[0]
-    struct.pack_into("<I", sq, sq_off[1], tail + 1)
-    done = libc.syscall(426, ring, 1, 1, 1, None, 0)
-    if done < 0:
-        raise OSError(ctypes.get_errno(), "io_uring_enter")
-    result = struct.unpack_from("<i", cq, cq_off[5] + 8)[0]
-    if result < 0:
-        raise OSError(-result, "connect")
-"""
-
-
-@dataclass
-class Servers:
-    """Everything that a test may reach, and what has arrived there."""
-
-    base: Path
-    got: list[str] = field(default_factory=list)
-    ends: list[socket.socket] = field(default_factory=list)
-    port: int = 0
-
-    def start(self) -> None:
-        stream = self._bound(socket.AF_INET, socket.SOCK_STREAM, ("0.0.0.0", 0))
-        self.port = stream.getsockname()[1]
-        self._serve(stream, "tcp")
-        # Linux has no constant in Python's socket module for this option of IPPROTO_TCP.
-        stream.setsockopt(socket.IPPROTO_TCP, 23, 16)  # TCP_FASTOPEN
-        v6 = self._bound(socket.AF_INET6, socket.SOCK_STREAM, ("::", self.port))
-        self._serve(v6, "tcp6")
-        self._serve(self._bound(socket.AF_INET, socket.SOCK_DGRAM, ("0.0.0.0", self.port)), "udp")
-        for name in ("docker.sock", "held.sock", "free.sock"):
-            path = str(self.base / name)
-            self._serve(self._bound(socket.AF_UNIX, socket.SOCK_STREAM, path), name)
-        for name in ("secret-1", "public-1"):
-            self._serve(self._bound(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + name), "@" + name)
-        (self.base / "d").mkdir()
-        path = str(self.base / "d" / "docker.sock")
-        self._serve(self._bound(socket.AF_UNIX, socket.SOCK_DGRAM, path), "datagram")
-
-    def _bound(self, family: int, kind: int, address: object) -> socket.socket:
-        end = socket.socket(family, kind)
-        if family == socket.AF_INET6:
-            end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if family != socket.AF_UNIX:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        end.bind(address)  # type: ignore[arg-type]
-        self.ends.append(end)
-        return end
-
-    def _serve(self, end: socket.socket, name: str) -> None:
-        if end.type == socket.SOCK_STREAM:
-            end.listen(16)
-        threading.Thread(target=self._take, args=(end, name), daemon=True).start()
-
-    def _take(self, end: socket.socket, name: str) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                if end.type == socket.SOCK_DGRAM:
-                    end.recv(100)
-                else:
-                    connection, _ = end.accept()
-                    self.ends.append(connection)
-                self.got.append(name)
-
-    def close(self) -> None:
-        for end in self.ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-
 RULES = [
     {
         "id": "no-connect",
@@ -359,10 +268,12 @@ def test_io_uring(place: Place) -> None:
     found = place.run(
         URING
         + f"""
+from socket import socket
 a, b, c = socket(), socket(), socket()
-t("denied", lambda: connect_by_uring(a.fileno(), {DENIED!r}, {place.servers.port}))
-t("held", lambda: connect_by_uring(b.fileno(), {HELD!r}, {place.servers.port}))
-t("free", lambda: connect_by_uring(c.fileno(), {ALLOWED!r}, {place.servers.port}))
+ring = Ring()
+t("denied", lambda: ring.connect(a.fileno(), {DENIED!r}, {place.servers.port}))
+t("held", lambda: ring.connect(b.fileno(), {HELD!r}, {place.servers.port}))
+t("free", lambda: ring.connect(c.fileno(), {ALLOWED!r}, {place.servers.port}))
 """
     )
     assert found == {"denied": "EPERM", "held": "EPERM", "free": "ok"}

@@ -5,18 +5,7 @@
 `result`.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One way. `observe`, `enforce`: what is to become of it: "denied", "killed" or "gap"."""
-
-    name: str
-    source: str
-    observe: str = "killed"
-    enforce: str = "denied"
-
+from tests.adversarial.support.case import Case
 
 _LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 _CHECK = "if r < 0: raise OSError(ctypes.get_errno(), 'refused')\n"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.adversarial.support.files import Case
+from tests.adversarial.support.case import Case
 from tests.host.support.daemon import Daemon, workload
 from tests.host.support.puppet import Outcome, Puppet
 

@@ -1,0 +1,41 @@
+"""Ways round rules of every class but files and MCP, on the observe tier: judged by effect."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.adversarial.support.arena import FREE, Arena, arena_under_guard
+from tests.adversarial.support.case import UNTRIED, Case
+from tests.adversarial.support.sections import SECTIONS
+from tests.host.support.daemon import Daemon, require_root
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(require_root() is not None, reason=str(require_root())),
+]
+TRIED = {
+    f"{section}: {case.name}": case
+    for section, cases in SECTIONS.items()
+    for case in cases
+    if case.observe != UNTRIED
+}
+FREELY = {name: case for name, case in TRIED.items() if case.is_free}
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    with arena_under_guard(tmp_path_factory.mktemp("arena"), Daemon) as arena:
+        yield arena
+
+
+@pytest.mark.parametrize("case", TRIED.values(), ids=TRIED)
+def test_what_becomes_of_it(arena: Arena, case: Case) -> None:
+    word, outcome = arena.attempt(case, case.observe)
+    assert word == case.observe, outcome
+
+
+@pytest.mark.parametrize("case", FREELY.values(), ids=FREELY)
+def test_it_works_where_rules_only_watch(arena: Arena, case: Case) -> None:
+    """Each act really does the thing: otherwise its refusal would say nothing."""
+    word, outcome = arena.attempt(case, "gap", FREE)
+    assert word in {"gap", "detected"}, outcome
