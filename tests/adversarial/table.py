@@ -25,8 +25,8 @@ connection came in. The words:
 The observe tier is tested on the machine that runs the tests (`tests/adversarial/test_files.py` and
 `test_evasions.py`). There most ways are tried by a session whose rules only watch as well, and have
 their effect: so a refusal means something. The enforce tier, with LSM programs, is tested in a VM:
-files on Debian's Linux 6.1, 6.12 and 7.2 (`tests/lab/test_evasions_files.py`), the rest on {kernels}
-(`tests/lab/test_evasions.py`); what denies on the tier `enforce-fmodret` is in
+files on Debian's Linux 6.1, 6.12 and 7.2 (`tests/lab/test_evasions_files.py`), all others on
+{kernels} (`tests/lab/test_evasions.py`). What denies on the tier `enforce-fmodret` is in
 `tests/lab/test_fmodret.py`.
 """
 _KERNELS = "6.12"
