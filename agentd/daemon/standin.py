@@ -133,7 +133,7 @@ def _refuse_written(hold: HoldValue, role: int) -> tuple[int, str]:
     """Puts refusals in the place of the messages that are about to be written.
 
     Returns the result of the call (-EPERM if these are not whole lines, or out of reach), and what
-    became of it.
+    became of it. What is no MCP stays as it is.
     """
     from agentd.enforce.rewrite import deny_line  # noqa: PLC0415
     from agentd.kernel import sending  # noqa: PLC0415
@@ -142,11 +142,12 @@ def _refuse_written(hold: HoldValue, role: int) -> tuple[int, str]:
     try:
         pieces = sending.pieces_of(hold)
         data = memory.read(hold.tgid, pieces)
-        if not role & ROLE_MCP and b"jsonrpc" not in data:
-            return 0, "released"
         lines = data.splitlines(keepends=True)
         kinds = [message.kind for line in lines for message in jsonrpc.parse(line)]
-        if not data.endswith(b"\n") or len(kinds) < len(lines) or "invalid" in kinds:
+        whole = data.endswith(b"\n")
+        if not role & ROLE_MCP and (b'"jsonrpc"' not in data or (whole and not kinds)):
+            return 0, "released"
+        if not whole or len(kinds) < len(lines) or "invalid" in kinds:
             return -EPERM, "denied"
         refused = b"".join(deny_line(line, RULE, REASON).data for line in lines)
         memory.overwrite(hold.tgid, pieces, refused)
