@@ -48,7 +48,7 @@ static __always_inline bool take_answer(const struct label *label, const struct 
 		    answer->start_ns == label->start_ns &&
 		    bpf_ktime_get_boot_ns() < answer->until_ns;
 	*result = answer->result ? -EPERM : 0; /* Linux 6.12 wants to see that it is an errno */
-	if (ours) /* the same call made once more is another one */
+	if (ours)			       /* the same call made once more is another one */
 		bpf_map_delete_elem(&pendings, &key.thread);
 	if (!ours || (key.hook != HOOK_EXEC && key.hook != HOOK_INTERPRETER))
 		bpf_map_delete_elem(&answers, &key);
