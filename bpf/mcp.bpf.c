@@ -1,24 +1,20 @@
 /* Reads of labelled tasks from pipes and Unix sockets: finds MCP by its content, stops a reader
- * that has received a request which policy must judge, and copies everything else out.
+ * that has received a message which policy must judge, and copies everything else out.
  *
  * The task is stopped after its read returned and before it sees the data, so what is judged is
  * what it will see. A message is let through unjudged only when the bytes prove that it cannot be
  * a request: it is here whole, it has no escape sequence, and it has no "id" or no "method". */
+#include "include/channel.h"
 #include "include/copy.h"
 #include "include/hold.h"
 #include "include/path.h"
 #include "include/scan.h"
 #include "include/syscall.h"
+#include "include/written.h"
 
-#define S_IFMT	 0170000
-#define S_IFIFO	 0010000
-#define S_IFSOCK 0140000
-#define AF_UNIX	 1
-#define MSG_PEEK 2
-
-#define SHORT_PIECE 64
-#define MAX_IOVECS  1024 /* UIO_MAXIOV */
-#define FEW_IOVECS  8
+#define MSG_PEEK   2
+#define MAX_IOVECS 1024 /* UIO_MAXIOV */
+#define FEW_IOVECS 8
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -26,13 +22,6 @@ struct {
 	__type(key, __u64);
 	__type(value, struct channel);
 } channels SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64);
-	__type(value, __u32);
-} roles SEC(".maps");
 
 /* Fills in which file was read; false unless it is a pipe or a Unix socket. */
 static __always_inline bool find_file(struct bytes_read *read)
@@ -51,12 +40,7 @@ static __always_inline bool find_file(struct bytes_read *read)
 	struct sock *sk = BPF_CORE_READ(socket, sk);
 	if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_UNIX)
 		return false;
-	struct socket *peer = BPF_CORE_READ((struct unix_sock *)sk, peer, sk_socket);
-	if (peer) {
-		struct socket_alloc *alloc =
-			(void *)peer - bpf_core_field_offset(struct socket_alloc, socket);
-		read->peer_ino = BPF_CORE_READ(alloc, vfs_inode.i_ino);
-	}
+	read->peer_ino = peer_inode(sk);
 	return true;
 }
 
@@ -120,24 +104,6 @@ static __always_inline bool ends_line(const struct bytes_read *read)
 	return last == '\n';
 }
 
-/* Whether JSON may begin with this byte: white space and a byte order mark may come before it. */
-static __always_inline bool opens_json(__u8 first)
-{
-	return first == '{' || first == '[' || first == ' ' || first == '\t' || first == '\r' ||
-	       first == '\n' || first == 0xef;
-}
-
-/* Looks for MCP in the last bytes of a long read; the scratch bytes are overwritten. */
-static __always_inline bool ends_in_mcp(struct scratch *scratch, const struct bytes_read *read)
-{
-	if (read->first_len <= WINDOW)
-		return false;
-	if (bpf_probe_read_user(scratch->bytes, WINDOW,
-				(void *)(read->address + read->first_len - WINDOW)))
-		return false;
-	return scan_bytes(scratch, WINDOW, FOUND_JSONRPC) & FOUND_JSONRPC;
-}
-
 /* Whether a read from a channel that is not known to be MCP is worth user space's look. */
 static __always_inline bool may_be_mcp(struct scratch *scratch, const struct bytes_read *read,
 				       const struct channel *channel, __u32 role, bool whole_line)
@@ -145,17 +111,17 @@ static __always_inline bool may_be_mcp(struct scratch *scratch, const struct byt
 	bool opens = opens_json(scratch->bytes[0]) && !(channel && channel->partial);
 
 	if (!(role & ROLE_OTHER))
-		return opens || ends_in_mcp(scratch, read);
+		return opens || ends_in_mcp(scratch, read->address, read->first_len);
 	/* User space has seen other lines here. A piece too short to show what it is may still be
 	 * the first of a request in many small writes. */
-	return (opens && !whole_line && read->total < SHORT_PIECE) || ends_in_mcp(scratch, read);
+	return (opens && !whole_line && read->total < SHORT_PIECE) ||
+	       ends_in_mcp(scratch, read->address, read->first_len);
 }
 
 static __always_inline int judge(const struct label *label, struct bytes_read *read)
 {
 	struct channel *channel = bpf_map_lookup_elem(&channels, &read->ino);
-	__u32 *known = bpf_map_lookup_elem(&roles, &read->ino);
-	__u32 role = known ? *known : 0;
+	__u32 role = role_of(read->ino);
 	__u32 workload = workload_flags(label);
 	struct scratch *scratch = get_scratch();
 	__u32 window = read->first_len < WINDOW ? read->first_len : WINDOW;
@@ -188,12 +154,14 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	bool is_request = (found & (FOUND_ID | FOUND_METHOD)) == (FOUND_ID | FOUND_METHOD);
 	bool seen_whole = whole_line && !inside && window == read->total;
 	__u32 flags = (inside ? DATA_INSIDE : 0) | (channel && !told ? DATA_LOST : 0);
-	bool hold;
+	bool unclear = !seen_whole || found & FOUND_ESCAPE;
+	bool hold = false;
+	if (!(role & ROLE_TO_SERVER)) /* an answer has an id, and a method has only a request */
+		hold = workload & HOLDS_RESULTS && (found & FOUND_ID || unclear);
 	if (role & ROLE_TO_CLIENT)
-		hold = workload & HOLDS_CLIENT_REQUESTS && is_request;
+		hold |= workload & HOLDS_CLIENT_REQUESTS && is_request;
 	else
-		hold = workload & HOLDS_REQUESTS &&
-		       (is_request || !seen_whole || found & FOUND_ESCAPE);
+		hold |= workload & HOLDS_REQUESTS && (is_request || unclear);
 	now.reads = 1;
 	if (!hold && seen_whole)
 		flags |= DATA_WHOLE;
@@ -261,6 +229,13 @@ int after_recvmsg(struct bpf_raw_tracepoint_args *ctx)
 	if (PT_REGS_PARM3_CORE_SYSCALL(saved_regs(ctx)) & MSG_PEEK)
 		return 0;
 	return after_bytes(ctx, false, true);
+}
+
+SEC("raw_tp/sys_exit")
+int after_write(struct bpf_raw_tracepoint_args *ctx)
+{
+	end_write(result_of(ctx));
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -2,6 +2,7 @@
  * IPv6 and Unix sockets; the making of any other kind of socket. */
 #include "include/path.h"
 #include "include/syscall.h"
+#include "include/written.h"
 
 #define AF_UNIX	     1
 #define AF_INET	     2
@@ -244,6 +245,7 @@ static __always_inline int after_send(struct bpf_raw_tracepoint_args *ctx, const
 SEC("raw_tp/sys_exit")
 int after_sendto(struct bpf_raw_tracepoint_args *ctx)
 {
+	end_write(result_of(ctx));
 	return after_send(ctx, (const void *)PARM(5), PARM(6), PARM(4));
 }
 
@@ -254,6 +256,7 @@ int after_sendmsg(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct user_msghdr header = {};
 
+	end_write(result_of(ctx));
 	bpf_probe_read_user(&header, sizeof(header), (const void *)PARM(2));
 	return after_send(ctx, header.msg_name, header.msg_namelen, PARM(3) | PARM(4));
 }

@@ -96,10 +96,10 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
     mcp = RuleKind(
         "mcp.tool_call, mcp.request", BEFORE, "the server is held; the call is rewritten"
     )
-    rest = RuleKind("mcp.response, mcp.notification", NOT, "recorded")
     if found.tier != tiers.OBSERVE:
         return [
             mcp,
+            RuleKind("mcp.response", BEFORE, "the server's write, or its client's read, is held"),
             RuleKind("file.*, process.exec by path", BEFORE, "refused in the kernel, EPERM"),
             RuleKind(
                 "the same with `when` or hold", BEFORE, "the call is held, then goes on or fails"
@@ -111,7 +111,7 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
                 "refused or held at the call's entry",
             ),
             RuleKind("network.*", BEFORE, "refused in the kernel, EPERM; held with `when` or hold"),
-            rest,
+            RuleKind("mcp.notification", NOT, "recorded"),
         ]
     return [
         mcp,
@@ -128,7 +128,7 @@ def rule_kinds(found: tiers.Capabilities) -> list[RuleKind]:
             "network.connect with `when`, network.bind", AFTER, "the process is killed after it"
         ),
         RuleKind("file.delete, file.rename", AFTER, "the process is killed after it"),
-        rest,
+        RuleKind("mcp.response, mcp.notification", NOT, "recorded"),
         RuleKind(
             "process.trace, process.signal, process.namespace, system.*",
             NOT,
@@ -207,7 +207,7 @@ def _own_rules(settings: Settings, tier: str) -> tuple[list[RuleNote], list[str]
         return [], [str(error)]
     plan = compile_paths(policy, hooks=hooks, connects=True)
     enforced = plan.enforced | compile_network(policy, plan.enforced).enforced
-    notes = compile_plan(policy, enforced, plan.left_out).notes
+    notes = compile_plan(policy, enforced, plan.left_out, results=True).notes
     return notes + [RuleNote(rule, text) for rule, text in plan.notes], []
 
 

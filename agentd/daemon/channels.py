@@ -1,19 +1,22 @@
 """Byte channels with MCP on them: who reads, who writes, which two belong together.
 
 The kernel knows a channel by the inode that is read. Who writes to it is looked up in /proc once,
-when the channel is first seen: the processes that have the other end open.
+when the channel is first seen: the processes that have the other end open. So is who reads, where
+a write is held.
 """
 
 import os
-import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentd.daemon.ends import INODE, descriptors, has_open, link_to
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.wire import ROLE_MCP, ROLE_OTHER, ROLE_TO_CLIENT, ROLE_TO_SERVER
 from agentd.mcp import protocol
 from agentd.mcp.connection import Conversation
 from agentd.mcp.jsonrpc import Message
+from agentd.mcp.outgoing import Outgoing
 from agentd.mcp.protocol import Role
 from agentd.mcp.stream import MessageStream
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
@@ -25,9 +28,6 @@ _NOISE_MAX = 64
 _OURS = (protocol.CLIENT_REQUESTS.keys() | protocol.SERVER_REQUESTS.keys()) - {"initialize", "ping"}
 """Methods that no other JSON-RPC protocol has: a sender that omits "jsonrpc" still speaks MCP."""
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-_O_ACCMODE = 3
-_O_RDONLY = 0
-_INODE = re.compile(r"(?:pipe|socket):\[(\d+)\]")
 
 
 class Party:
@@ -67,11 +67,21 @@ class Channel:
     role: Role | None = None
     is_mcp: bool = False
     noise: int = 0
+    outgoing: Outgoing | None = None
+    """Where it is judged as it is written."""
 
     @property
     def server(self) -> Party | None:
         """Who answers requests, as far as it is known."""
         return self.reader if self.role == "server" else self.writer
+
+    def written_by(self, writer: ProcessInfo, taken: int) -> Outgoing:
+        """What is written, from now on by `writer`; the channel has taken so many bytes of it."""
+        if self.writer is None or self.writer.info is not writer:
+            self.writer = Party(writer)
+        if self.outgoing is None:
+            self.outgoing = Outgoing(taken)
+        return self.outgoing
 
     @property
     def client(self) -> Party | None:
@@ -104,7 +114,11 @@ class Channels:
             if channel.reader.info is not reader:  # inherited, or handed over
                 channel.reader = Party(reader)
             return channel
-        writer = self._find_writer(ino, peer_ino, reader)
+        return self._add(ino, peer_ino, reader, self._find_writer(ino, peer_ino, reader))
+
+    def _add(
+        self, ino: int, peer_ino: int, reader: ProcessInfo, writer: ProcessInfo | None
+    ) -> Channel:
         channel = Channel(
             ino,
             peer_ino,
@@ -122,6 +136,30 @@ class Channels:
             self._channels.popitem(last=False)
         return channel
 
+    def written(self, ino: int) -> Channel | None:
+        """The channel that is read at `ino`, if writes to it are judged."""
+        channel = self._channels.get(ino)
+        return channel if channel is not None and channel.outgoing is not None else None
+
+    def open_written(
+        self, ino: int, peer_ino: int, readers: Sequence[int], writer: ProcessInfo
+    ) -> Channel:
+        """The channel to `readers` (as `readers` finds them), made if it is new."""
+        channel = self._channels.get(ino)
+        if channel is not None:
+            return channel
+        return self._add(ino, peer_ino, self._reader_of(writer, readers), writer)
+
+    def readers(self, ino: int, peer_ino: int, writer: ProcessInfo) -> list[int]:
+        """The processes at the other end of what `writer` writes to, itself left out."""
+        target = f"socket:[{ino}]" if peer_ino else f"pipe:[{ino}]"
+        pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+        return [
+            pid
+            for pid in pids
+            if pid != writer.key.tgid and has_open(pid, target, readable=not peer_ino)
+        ]
+
     def learn(self, channel: Channel, message: Message) -> None:
         """What a message says about the channel; the kernel is told, once."""
         if channel.is_mcp and channel.role is not None:
@@ -130,6 +168,8 @@ class Channels:
             return
         channel.is_mcp = True
         role = protocol.reader_role(message) or self._role_of_pair(channel)
+        if channel.outgoing is not None:  # its writer may lie about what it is
+            role = self._role_of_pair(channel) or role or "client"
         if role is None:
             return
         channel.role = role
@@ -137,6 +177,8 @@ class Channels:
         self._kernel.set_role(channel.ino, ROLE_MCP | flag)
         if role == "client":
             self._watch_requests(channel)
+        else:
+            self._watch_answers(channel)
 
     def not_mcp(self, channel: Channel) -> None:
         """A line that is no MCP. Where none ever was, the kernel need not look so closely."""
@@ -152,14 +194,14 @@ class Channels:
         """
         if requests.role != "server":
             return None
-        server = _descriptors(requests.reader.info.key.tgid)
+        server = descriptors(requests.reader.info.key.tgid)
         for other in self._channels.values():
             if other.conversation is requests.conversation and other.role == "client":
                 for fd, (link, writable) in server.items():
-                    if writable and link == _link(other.ino, other.peer_ino):
+                    if writable and link == link_to(other.ino, other.peer_ino):
                         return fd
         if requests.writer is not None:
-            client = _descriptors(requests.writer.info.key.tgid)
+            client = descriptors(requests.writer.info.key.tgid)
             read = {link for link, writable in client.values() if not writable}
             read.discard(server.get(_STDERR, ("", False))[0])
             for fd, (link, writable) in server.items():
@@ -194,12 +236,23 @@ class Channels:
             target = os.readlink(f"/proc/{server.info.key.tgid}/fd/0")
         except OSError:
             return
-        found = _INODE.fullmatch(target)
+        found = INODE.fullmatch(target)
         if found is None:
             return
         ino = int(found[1])
         if ino not in self._channels or not self._channels[ino].is_mcp:
             self._kernel.set_role(ino, ROLE_MCP | ROLE_TO_SERVER)
+
+    def _watch_answers(self, requests: Channel) -> None:
+        """The other direction may have been taken for one to a server, by what its writer said."""
+        for other in self._channels.values():
+            if (
+                other.outgoing is not None
+                and other.role == "server"
+                and other.conversation is requests.conversation
+            ):
+                other.role = "client"
+                self._kernel.set_role(other.ino, ROLE_MCP | ROLE_TO_CLIENT)
 
     def _conversation(self, reader: ProcessInfo, writer: ProcessInfo | None) -> Conversation:
         if writer is None:
@@ -217,7 +270,7 @@ class Channels:
 
         (A shell that started a server keeps the server's standard output open, too.)
         """
-        target = _link(ino, peer_ino)
+        target = link_to(ino, peer_ino)
         near = [
             other.reader.info.key.tgid
             for other in reversed(self._channels.values())
@@ -227,15 +280,32 @@ class Channels:
         near += [info.key.tgid for info in self._table]
         candidates = dict.fromkeys(pid for pid in near if pid != reader.key.tgid)
         for pid in candidates:
-            if _has_open(pid, target, writable=not peer_ino):
+            if has_open(pid, target, writable=not peer_ino):
                 return self._info(pid)
         others = (int(name) for name in os.listdir("/proc") if name.isdigit())
         for pid in others:
             if pid in candidates or pid == reader.key.tgid:
                 continue
-            if _has_open(pid, target, writable=not peer_ino):
+            if has_open(pid, target, writable=not peer_ino):
                 return self._info(pid)
         return self._who_was(reader)
+
+    def _reader_of(self, writer: ProcessInfo, readers: Sequence[int]) -> ProcessInfo:
+        """Who reads what `writer` writes: of several, the one that it takes requests from.
+
+        Nobody may have that end in a descriptor; then it is who asks it, or started it.
+        """
+        near = [
+            other.writer.info
+            for other in reversed(self._channels.values())
+            if other.writer is not None and other.reader.info is writer
+        ]
+        near += [info for pid, _ in writer.ancestry if (info := self._info(pid)) is not None]
+        for info in near:
+            if info.key.tgid in readers:
+                return info
+        found = next((info for pid in readers if (info := self._info(pid)) is not None), None)
+        return found or (near[0] if near else writer)
 
     def _who_was(self, reader: ProcessInfo) -> ProcessInfo | None:
         """The likely writer, when nobody has that end any more.
@@ -262,45 +332,6 @@ class Channels:
             return known
         read = read_process(pid)
         return None if read is None else self._table.add(read)
-
-
-def _link(ino: int, peer_ino: int) -> str:
-    """What the writing end of a channel is called in /proc/PID/fd."""
-    return f"socket:[{peer_ino}]" if peer_ino else f"pipe:[{ino}]"
-
-
-def _has_open(pid: int, target: str, *, writable: bool) -> bool:
-    """Whether a process has `target` open (for writing, where that tells the ends apart)."""
-    directory = f"/proc/{pid}/fd"
-    try:
-        for fd in os.listdir(directory):
-            same = os.readlink(f"{directory}/{fd}") == target
-            if same and (not writable or _is_writable(pid, fd)):
-                return True
-    except (OSError, StopIteration):
-        return False
-    return False
-
-
-def _is_writable(pid: int, fd: str) -> bool:
-    """Raises OSError when process or descriptor are gone."""
-    with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as info:
-        flags = next(line for line in info if line.startswith(b"flags:"))
-    return int(flags.split()[1], 8) & _O_ACCMODE != _O_RDONLY
-
-
-def _descriptors(pid: int) -> dict[int, tuple[str, bool]]:
-    """Pipes and sockets of a process: descriptor -> (link, whether it can be written to)."""
-    found = {}
-    directory = f"/proc/{pid}/fd"
-    try:
-        for fd in sorted(os.listdir(directory), key=int):
-            link = os.readlink(f"{directory}/{fd}")
-            if _INODE.fullmatch(link):
-                found[int(fd)] = (link, _is_writable(pid, fd))
-    except (OSError, StopIteration):
-        return found
-    return found
 
 
 def program_name(info: ProcessInfo) -> str:

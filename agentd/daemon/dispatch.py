@@ -9,8 +9,10 @@ from agentd.daemon.calls import Calls
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.messages import Messages
 from agentd.daemon.placement import Placement
+from agentd.daemon.writeholds import WriteHolds
 from agentd.enforce.approvals import Approvals
 from agentd.enforce.stops import Stops
+from agentd.kernel.decide_wire import HOOK_WRITE
 from agentd.kernel.maps import HoldValue, KernelMaps
 from agentd.kernel.ring import RingReader
 from agentd.kernel.wire import (
@@ -55,6 +57,7 @@ class Dispatch:
         messages: Messages,
         activity: Activity,
         calls: Calls,
+        writes: WriteHolds,
         linger_us: int,
     ) -> None:
         self._kernel = kernel
@@ -67,6 +70,7 @@ class Dispatch:
         """Says that holds are judged; called after each."""
         self._activity = activity
         self._calls = calls
+        self._writes = writes
         self._events = RingReader(kernel.events.fd, kernel.events.max_entries)
         self._hold_ring = RingReader(kernel.hold_ring.fd, kernel.hold_ring.max_entries)
         self._pending_seen: set[int] = set()
@@ -178,6 +182,8 @@ class Dispatch:
         info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
         if hold.kind == HOLD_EXEC:
             self._activity.on_exec_hold(hold, session, info, names)
+        elif hold.kind == HOLD_CALL and hold.syscall == HOOK_WRITE:
+            self._writes.on_hold(hold, session, info)
         elif hold.kind == HOLD_CALL:
             info = refreshed(self._labelling, hold, info)
             self._calls.on_hold(hold, session, info, names)

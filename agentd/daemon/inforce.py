@@ -25,12 +25,14 @@ from agentd.kernel.decide_wire import (
 from agentd.kernel.decisions import Decisions, Tables, WorkloadRules
 from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import KernelMaps, SocketRuleValue
+from agentd.kernel.tier import WRITE_HOOKS
 from agentd.kernel.wire import (
     HOLDS_CLIENT_REQUESTS,
     HOLDS_EXECS,
     HOLDS_FAIL_CLOSED,
     HOLDS_OPENS,
     HOLDS_REQUESTS,
+    HOLDS_RESULTS,
     MASK_CANDIDATES,
     MASK_EXEC_ALL,
     NAME_BASE,
@@ -99,6 +101,7 @@ class PolicyInForce:
         self._own = own
         self._hooks = hooks
         self._sockets = sockets and decisions is not None
+        self._results = hooks >= WRITE_HOOKS
         self._network = NetworkPlan()
         self._kernel = kernel
         self._decisions = decisions
@@ -141,7 +144,7 @@ class PolicyInForce:
         if self._sockets:
             network = compile_network(policy, self.enforced)
             self.enforced |= network.enforced
-        plan = compile_plan(policy, self.enforced, paths.left_out)
+        plan = compile_plan(policy, self.enforced, paths.left_out, results=self._results)
         self._policy, self._plan, self._network = policy, plan, network
         if self._decisions is not None:
             self._moves = paths.moves(self.meanings[self._decisions.version])
@@ -238,6 +241,8 @@ class PolicyInForce:
             flags |= HOLDS_REQUESTS
         if self.evaluator.wants("mcp.request", workload.name):
             flags |= HOLDS_CLIENT_REQUESTS
+        if self._plan.result_holds(workload.name):
+            flags |= HOLDS_RESULTS
         if self._plan.open_holds(workload.name):
             flags |= HOLDS_OPENS
         if self._plan.exec_holds(workload.name):

@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from functools import partial
-from typing import Any
 
 from agentd import __version__, paths
 from agentd.daemon import channel
@@ -30,6 +29,7 @@ from agentd.daemon.settings import Loaded, read_loaded
 from agentd.daemon.standin import StandIn
 from agentd.daemon.terminal import Terminal
 from agentd.daemon.verdicts import Verdicts
+from agentd.daemon.writeholds import WriteHolds
 from agentd.enforce.approvals import Approvals
 from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
@@ -130,6 +130,9 @@ class Engine:
         )
         activity = Activity(self._labelling, self._policy, verdicts, self._reporter)
         calls = Calls(self._kernel, self._decisions, self._policy, verdicts, self._reporter)
+        writes = WriteHolds(
+            self._kernel, self._decisions, channels, messages, stops, self._reporter
+        )
         self._dispatch = Dispatch(
             self._kernel,
             self._labelling,
@@ -138,6 +141,7 @@ class Engine:
             messages,
             activity,
             calls,
+            writes,
             self._settings.hold_linger_us,
         )
         self._dispatch.beat = self._heartbeat.beat
@@ -180,7 +184,10 @@ class Engine:
             self._forget_old_sessions()
         answer = self._labelling.ask_supervisor({"op": "take-over"})
         for released in answer["released"]:
-            self._tell_released(released)
+            session = self._registry.by_number(released["session"])
+            if session is not None:
+                info = self._labelling.table.by_pid(released["tgid"])
+                self._reporter.released(released, session, info)
         if len(self._policy.selectors):
             self._labelling.discover()
         self._reporter.daemon_event(
@@ -325,23 +332,6 @@ class Engine:
                 self._reporter.daemon_event(
                     "loss", {"loss": {"count": lost, "source": f"kernel.{source}"}}, name
                 )
-
-    def _tell_released(self, released: dict[str, Any]) -> None:
-        session = self._registry.by_number(released["session"])
-        if session is None:
-            return
-        info = self._labelling.table.by_pid(released["tgid"])
-        decision = {
-            "verdict": "allow" if released["outcome"] == "released" else "deny",
-            "rules": ["engine-down"],
-            "reason": "the engine was down; the workload's on_failure decided",
-            "tier": self._reporter.tier,
-            "before_effect": True,
-            "outcome": released["outcome"],
-            "hold_us": released["hold_us"],
-        }
-        now = self._reporter.clock.now()
-        self._reporter.session_event("hold.decided", now, session, info, {}, decision)
 
     def _forget_old_sessions(self) -> None:
         """The programs are new, so no label of an earlier daemon is left in the kernel."""

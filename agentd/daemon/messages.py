@@ -4,21 +4,20 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from errno import EPERM
 from functools import partial
 from typing import Any
 
 from agentd.daemon.channels import Channel, Channels
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
+from agentd.daemon.refusing import Held, breaks_unseen, denied_lines, lengthen, refuse
 from agentd.daemon.report import Reporter
-from agentd.daemon.transcript import UNREADABLE, Judged, Transcript
+from agentd.daemon.transcript import Judged, Transcript
 from agentd.daemon.verdicts import Verdicts, waiting_call
 from agentd.enforce import answers
 from agentd.enforce.approvals import Approvals, Resolve
-from agentd.enforce.rewrite import Level, deny_line
 from agentd.enforce.stops import Stops, is_stopped
-from agentd.enforce.tail import deny_tail
 from agentd.kernel import memory, peek
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import DATA_INSIDE, DATA_LOST, DATA_WHOLE
@@ -33,24 +32,6 @@ from agentd.workloads.sessions import Session
 _BREAKER = b"!"
 _UNANSWERED = frozenset({"broken", "blank"})
 _UNDONE_BY_KILL = frozenset({"allowed", "denied", "timeout"})
-
-
-@dataclass(slots=True)
-class Held:
-    """A read that is held, with all that was in it.
-
-    The first `unseen` bytes belong to a message whose beginning nobody has seen.
-    """
-
-    hold: HoldValue
-    session: Session
-    info: ProcessInfo
-    channel: Channel
-    pieces: list[memory.Piece]
-    data: bytes
-    unseen: int
-    judged: list[Judged]
-    undecided: int = 0
 
 
 class Messages:
@@ -94,7 +75,7 @@ class Messages:
             stream = MessageStream()  # reads after this one may have come already, through holds
         elif flags:
             stream = channel.resume(lost=bool(flags & DATA_LOST), inside=bool(flags & DATA_INSIDE))
-        for judged in self._judge(channel, stream, session, data, time_ns):
+        for judged in self.judge(channel, stream, session, info, data, time_ns):
             decision = judged.decision
             if decision and judged.verdict == "kill":  # for less it is too late
                 judged.outcome = "killed"
@@ -119,28 +100,33 @@ class Messages:
             return
         channel = self._channels.get(hold.ino, hold.peer_ino, info)
         inside = bool(hold.access & DATA_INSIDE)
-        if inside != bool(channel.stream.framer.pending_size):
-            self.catch_up()  # what was read before was not held
+        if inside != bool(channel.stream.framer.pending_size) or channel.role == "client":
+            self.catch_up()  # what was read before was not held; nor what this answers
         stream = channel.resume(lost=bool(hold.access & DATA_LOST), inside=inside)
         unseen = 0
         if not stream.framer.synced:
             unseen = data.find(b"\n") if b"\n" in data else len(data)
-        judged = self._judge(channel, stream, session, data, hold.time_ns)
+        judged = self.judge(channel, stream, session, info, data, hold.time_ns)
         if not stream.framer.synced:
             unseen = len(data)
-        held = Held(hold, session, info, channel, pieces, data, unseen, judged)
+        self.settle(Held(hold, session, info, channel, pieces, data, unseen, judged))
+
+    def settle(self, held: Held) -> None:
+        """Carries the verdicts out, now or when people have decided."""
         self._wait_for_people(held)
         if not held.undecided:
             self._finish(held)
 
-    def _judge(
+    def judge(  # noqa: PLR0917 (bytes, whose, and where they are from)
         self,
         channel: Channel,
         stream: MessageStream,
         session: Session,
+        info: ProcessInfo,
         data: bytes,
         time_ns: int,
     ) -> list[Judged]:
+        """What policy says of the messages that `data` completes; marks are set."""
         judged = []
         for line in stream.feed(data):
             known = False
@@ -163,7 +149,7 @@ class Messages:
                     each.verdict = decision.verdict
                 judged.append(each)
             if not known:
-                self._noise(channel, session, line, time_ns)
+                self._noise(channel, session, info, line, time_ns)
         return judged
 
     @staticmethod
@@ -175,6 +161,7 @@ class Messages:
             "server": server.name if server else "",
             "arguments": seen.arguments,
             "params": message.params,
+            "result": message.result,
             "direction": seen.direction,
             "error": seen.error,
             "is_error": seen.is_error,
@@ -203,7 +190,8 @@ class Messages:
                 parts,
                 self._resolver(held, judged),
             )
-            waiting.overtaken = partial(self._overtaken, held, judged)
+            if held.answer is None:  # a write is held again by the kernel if it is woken
+                waiting.overtaken = partial(self._overtaken, held, judged)
             self._approvals.add(waiting)
 
     def _resolver(self, held: Held, judged: Judged) -> Resolve:
@@ -246,6 +234,11 @@ class Messages:
         elif killers:
             self._kill(held, killers)
         elif self._rewrite(held):
+            if held.answer is not None:
+                held.answer(0)
+            self._stops.go_on(held.hold)
+        elif held.answer is not None:
+            held.answer(-EPERM)
             self._stops.go_on(held.hold)
         else:
             self._kill(held, [])
@@ -275,20 +268,25 @@ class Messages:
         """Puts refusals in the place of denied messages. False if the process must be killed."""
         data = bytearray(held.data)
         unanswered: list[Judged] = []
-        for line, denied in _denied_lines(held.judged):
-            level = _refuse(data, line, denied)
+        for line, denied in denied_lines(held.judged):
+            level = refuse(data, line, denied)
             if level == "none":
                 return False
             if level in _UNANSWERED:
                 unanswered += denied
-        if held.unseen and _breaks_unseen(held):
+        if held.first:
+            lengthen(held, data)
+        if held.unseen and breaks_unseen(held):
             data[: held.unseen] = _BREAKER * held.unseen
         if data == held.data:
             return True
         try:
-            memory.write(held.hold.tgid, held.pieces, bytes(data))
+            memory.overwrite(held.hold.tgid, held.pieces, bytes(data))
         except OSError:
             return False
+        if held.answer is not None:
+            held.data = bytes(data)
+            return True
         # Somebody may have woken it before: then it has seen what was in its buffer.
         if not self._stops.is_held(held.hold):
             return False
@@ -310,36 +308,12 @@ class Messages:
         if fd is not None:
             answers.answer(held.hold.tgid, fd, lines)
 
-    def _noise(self, channel: Channel, session: Session, line: Line, time_ns: int) -> None:
+    def _noise(
+        self, channel: Channel, session: Session, info: ProcessInfo, line: Line, time_ns: int
+    ) -> None:
         self._channels.not_mcp(channel)
         if channel.is_mcp and not self._channels.quiet(channel):
-            self._transcript.noise(channel, session, line, time_ns)
-
-
-def _refuse(data: bytearray, line: Line, denied: list[Judged]) -> Level:
-    """Overwrites the denied messages of one line in what was read; says what is left of them."""
-    decision = denied[0].decision
-    rule = decision.rule if decision else UNREADABLE
-    reason = decision.reason if decision else ""
-    frame = line.frame
-    at = max(frame.start, 0)
-    if frame.start >= 0:
-        whole = len(line.messages) == len(denied)
-        indexes = None if whole else [each.index for each in denied]
-        done = deny_line(bytes(data[at : frame.end]), rule, reason, indexes)
-    else:
-        done = deny_tail(frame.head, bytes(data[: frame.end]), rule, reason)
-    data[at : frame.end] = done.data
-    for each in denied:
-        if each.outcome == "allowed":
-            each.outcome = "denied"
-    return done.level
-
-
-def _breaks_unseen(held: Held) -> bool:
-    """Whether a message that cannot be seen whole is kept from its server."""
-    binding = held.session.posture == "enforce" and held.session.on_failure == "deny"
-    return binding and held.channel.is_mcp and held.channel.role == "server"
+            self._transcript.noise(channel, session, info, line, time_ns)
 
 
 def _cancelled_by(judged: Judged, messages: Iterable[Message]) -> bool:
@@ -356,12 +330,3 @@ def _cancelled_by(judged: Judged, messages: Iterable[Message]) -> bool:
 def _lives(info: ProcessInfo) -> bool:
     key = current_key(info.key.tgid)
     return key is not None and same_start(key, info.key)
-
-
-def _denied_lines(judged: list[Judged]) -> list[tuple[Line, list[Judged]]]:
-    """The lines with something to refuse in them, and what, in the order of the read."""
-    by_line: dict[int, tuple[Line, list[Judged]]] = {}
-    for each in judged:
-        if each.verdict == "deny":
-            by_line.setdefault(id(each.line), (each.line, []))[1].append(each)
-    return list(by_line.values())

@@ -87,6 +87,21 @@ class Reporter:
         """An event of agentd itself, now."""
         self._append(cls, time.time_ns(), workload, None, parts, None, ())
 
+    def released(
+        self, released: dict[str, Any], session: Session, process: ProcessInfo | None
+    ) -> None:
+        """A hold that was resolved without the engine, as `StandIn.release_all` tells it."""
+        decision = {
+            "verdict": "allow" if released["outcome"] == "released" else "deny",
+            "rules": ["engine-down"],
+            "reason": "the engine was down; the workload's on_failure decided",
+            "tier": self.tier,
+            "before_effect": True,
+            "outcome": released["outcome"],
+            "hold_us": released["hold_us"],
+        }
+        self.session_event("hold.decided", self.clock.now(), session, process, {}, decision)
+
     def describe(
         self, decision: Decision, session: Session, *, before_effect: bool, outcome: str
     ) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A task that the engine had already decided on goes on as decided. Of the others, those of a
 workload with `on_failure: allow` go on; the rest are denied: a received request is overwritten
-with a refusal in place, a task held at open or exec is killed, as only that keeps it from going on.
+with a refusal in place, and so is what is about to be written; a task held at open or exec is
+killed, as only that keeps it from going on.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any
 from agentd.enforce.stops import is_stopped
 from agentd.kernel import memory
 from agentd.kernel.answers import answer_to
+from agentd.kernel.decide_wire import HOOK_WRITE
 from agentd.kernel.libbpf import Map
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import (
@@ -25,9 +27,11 @@ from agentd.kernel.wire import (
     HOLD_PENDING,
     HOLD_READ,
     HOLDS_FAIL_CLOSED,
+    HOLDS_RESULTS,
     LABEL,
     ROLE_MCP,
     ROLE_TO_CLIENT,
+    ROLE_TO_SERVER,
     U32,
     U64,
     WORKLOAD,
@@ -98,29 +102,66 @@ class StandIn:
 
     def _resolve(self, hold: HoldValue, now_ns: int) -> str:
         conf = self._workloads.get(U32.pack(hold.workload))
-        closed = bool(conf and WORKLOAD.unpack(conf)[0] & HOLDS_FAIL_CLOSED)
+        flags = WORKLOAD.unpack(conf)[0] if conf else 0
+        closed = bool(flags & HOLDS_FAIL_CLOSED)
         if hold.kind == HOLD_CALL and self._answers is not None:
-            self._answers.put(*answer_to(hold, -EPERM if closed else 0, now_ns))
-            return "denied" if closed else "released"
+            outcome = "denied" if closed else "released"
+            result = -EPERM if closed else 0
+            if closed and hold.syscall == HOOK_WRITE:
+                result, outcome = _refuse_written(hold, self._role(hold))
+            self._answers.put(*answer_to(hold, result, now_ns))
+            return outcome
         if not closed:
             return "released"
         if hold.kind != HOLD_READ or not is_stopped(hold.tgid, hold.tid):
             return "killed"
         try:
-            role = self._roles.get(U64.pack(hold.ino))
-            refuse_in_place(hold, U32.unpack(role)[0] if role else 0)
+            refuse_in_place(hold, self._role(hold), results=bool(flags & HOLDS_RESULTS))
         except ProcessLookupError:
             return "gone"
         except OSError:
             return "killed"
         return "denied"
 
+    def _role(self, hold: HoldValue) -> int:
+        """What is known of the channel: ROLE_ flags."""
+        role = self._roles.get(U64.pack(hold.ino))
+        return int(U32.unpack(role)[0]) if role else 0
 
-def refuse_in_place(hold: HoldValue, role: int) -> None:
+
+def _refuse_written(hold: HoldValue, role: int) -> tuple[int, str]:
+    """Puts refusals in the place of the messages that are about to be written.
+
+    Returns the result of the call (-EPERM if these are not whole lines, or out of reach), and what
+    became of it. What is no MCP stays as it is.
+    """
+    from agentd.enforce.rewrite import deny_line  # noqa: PLC0415
+    from agentd.kernel import sending  # noqa: PLC0415
+    from agentd.mcp import jsonrpc  # noqa: PLC0415
+
+    try:
+        pieces = sending.pieces_of(hold)
+        data = memory.read(hold.tgid, pieces)
+        lines = data.splitlines(keepends=True)
+        kinds = [message.kind for line in lines for message in jsonrpc.parse(line)]
+        whole = data.endswith(b"\n")
+        if not role & ROLE_MCP and (b'"jsonrpc"' not in data or (whole and not kinds)):
+            return 0, "released"
+        if not whole or len(kinds) < len(lines) or "invalid" in kinds:
+            return -EPERM, "denied"
+        refused = b"".join(deny_line(line, RULE, REASON).data for line in lines)
+        memory.overwrite(hold.tgid, pieces, refused)
+    except OSError:
+        return -EPERM, "denied"
+    return 0, "denied"
+
+
+def refuse_in_place(hold: HoldValue, role: int, *, results: bool = False) -> None:
     """Overwrites every request in a received buffer with a refusal of the same length.
 
-    `role` is what is known of the channel (ROLE_ flags). A message that is not here whole is made
-    unreadable; what is no MCP stays as it is. Raises OSError if the memory is out of reach.
+    `role` is what is known of the channel (ROLE_ flags); `results`: of what a server has sent,
+    every response is refused as well. A message that is not here whole is made unreadable; what is
+    no MCP stays as it is. Raises OSError if the memory is out of reach.
     """
     # Imported late: the supervisor stays small until the engine really fails.
     from agentd.enforce.rewrite import deny_line  # noqa: PLC0415
@@ -128,13 +169,15 @@ def refuse_in_place(hold: HoldValue, role: int) -> None:
 
     pieces = memory.segments(hold.tgid, hold.address, hold.length, hold.iovcnt)
     data = memory.read(hold.tgid, pieces)
-    breakable = not role & ROLE_TO_CLIENT and (bool(role & ROLE_MCP) or b"jsonrpc" in data)
+    known = bool(role & ROLE_MCP) or b"jsonrpc" in data
+    breakable = known and (results or not role & ROLE_TO_CLIENT)
+    refused = (*_REFUSED, "response") if results and not role & ROLE_TO_SERVER else _REFUSED
     *lines, rest = data.split(b"\n")
     for index, line in enumerate(lines):
         if not index and hold.access & DATA_INSIDE:
             if breakable:
                 lines[index] = BREAKER * len(line)
-        elif any(message.kind in _REFUSED for message in jsonrpc.parse(line)):
+        elif any(message.kind in refused for message in jsonrpc.parse(line)):
             lines[index] = deny_line(line, RULE, REASON).data
     if breakable:
         rest = BREAKER * len(rest)

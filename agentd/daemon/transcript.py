@@ -5,6 +5,7 @@ from typing import Any
 
 from agentd.daemon.channels import Channel
 from agentd.daemon.report import Reporter
+from agentd.enforce.rewrite import Level
 from agentd.kernel.maps import HoldValue
 from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
@@ -32,6 +33,8 @@ class Judged:
     outcome: str = "allowed"
     hold_id: str | None = None
     approver: str | None = None
+    level: Level | None = None
+    """What its refusal tells the reader, if it was refused."""
 
 
 class Transcript:
@@ -96,11 +99,13 @@ class Transcript:
         parts = {"mcp": {"channel": hold.ino, "bytes": hold.length}}
         self._reporter.session_event("hold.decided", hold.time_ns, session, info, parts, described)
 
-    def noise(self, channel: Channel, session: Session, line: Line, time_ns: int) -> None:
+    def noise(
+        self, channel: Channel, session: Session, info: ProcessInfo, line: Line, time_ns: int
+    ) -> None:
         """The event of a line that is no JSON-RPC, on a channel of MCP."""
         text = line.frame.raw[:_NOISE_ROOM].decode("utf-8", "replace")
         parts = {"mcp": {"channel": channel.ino, "text": text, "bytes": len(line.frame.raw)}}
-        self._reporter.session_event("mcp.noise", time_ns, session, channel.reader.info, parts)
+        self._reporter.session_event("mcp.noise", time_ns, session, info, parts)
 
 
 def describe_message(judged: Judged, channel: Channel) -> dict[str, Any]:

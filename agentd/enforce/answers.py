@@ -44,7 +44,11 @@ def answer(tgid: int, fd: int, lines: Iterable[bytes]) -> bool:
     False if that is not safe: while one of its threads is inside a write, or when there is no room
     for whole lines.
     """
-    data = b"".join(lines)
+    return not _writes(tgid, fd) and put_in(tgid, fd, b"".join(lines))
+
+
+def put_in(tgid: int, fd: int, data: bytes) -> bool:
+    """Writes to what `fd` is in a process that does not write to it now; False: nothing was."""
     copy = duplicate(tgid, fd)
     if copy is None:
         return False
@@ -54,7 +58,7 @@ def answer(tgid: int, fd: int, lines: Iterable[bytes]) -> bool:
             return False
         poll = select.poll()
         poll.register(copy, select.POLLOUT)
-        if [what for _, what in poll.poll(0)] != [select.POLLOUT] or _writes(tgid, fd):
+        if [what for _, what in poll.poll(0)] != [select.POLLOUT]:
             return False
         return os.write(copy, data) == len(data)
     except OSError:
@@ -66,8 +70,11 @@ def answer(tgid: int, fd: int, lines: Iterable[bytes]) -> bool:
 def _writes(tgid: int, fd: int) -> bool:
     """Whether a thread is in the middle of a write to `fd` (/proc/PID/task/TID/syscall)."""
     numbers = _WRITES.get(platform.machine(), frozenset())
-    for thread in Path(f"/proc/{tgid}/task").iterdir():
-        words = (thread / "syscall").read_bytes().split()
-        if len(words) > 1 and int(words[0]) in numbers and int(words[1], 16) == fd:
-            return True
+    try:
+        for thread in Path(f"/proc/{tgid}/task").iterdir():
+            words = (thread / "syscall").read_bytes().split()
+            if len(words) > 1 and int(words[0]) in numbers and int(words[1], 16) == fd:
+                return True
+    except OSError:
+        return True
     return False

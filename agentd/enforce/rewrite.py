@@ -226,12 +226,27 @@ def metas_of(body: bytes, found: list[Member]) -> list[bytes]:
 def _responses(
     body: bytes, found: list[Member], rule: str, reason: str, size: int
 ) -> Iterator[tuple[bytes, Level]]:
-    """Candidates for the place of a response."""
-    before = _envelope(body, found) + b'"error":{"code":-32000,"message":"'
-    text, _ = refusal(rule, reason, size - len(before) - 3)
-    if text:
-        yield before + text + b'"}}', "error"
-    yield _envelope(body, found) + b'"error":{}}', "error"
+    """Candidates for the place of a response: an error, that of a tool's result as a result."""
+    head = _envelope(body, found)
+    shapes = [(b'"error":{"code":-32000,"message":"', b'"}}')]
+    result = last_of(found, "result")
+    if result and last_of(jsontext.members(body, result.start), "content"):
+        shapes.insert(0, (b'"result":{"isError":true,"content":[{"type":"text","text":"', b'"}]}}'))
+    for before, after in shapes:
+        text, whole = refusal(rule, reason, size - len(head) - len(before) - len(after))
+        if whole or (text and before is shapes[-1][0]):
+            yield head + before + text + after, "error"
+    yield head + b'"error":{"code":-32000,"message":""}}', "error"
+    yield head + b'"error":{}}', "error"
+
+
+def whole_refusal(raw_line: bytes, rule: str, reason: str) -> bytes:
+    """The refusal of a line that is one response, in as many bytes as it takes; b"" for others."""
+    body = raw_line.rstrip(b"\r\n")
+    if kind_of(body) != "response" or body[:1] != b"{" or jsontext.is_dense(body):
+        return b""
+    text, _ = next(_responses(body, jsontext.members(body, 0), rule, reason, 1 << 20))
+    return text + raw_line[len(body) :]
 
 
 def refusal(rule: str, reason: str, room: int, style: Style = "text") -> tuple[bytes, bool]:

@@ -21,6 +21,7 @@ FAMILIES: Final = {
     "network": "lsm_network",
     "guard": "lsm_guard",
     "tree": "lsm_tree",
+    "mcp": "lsm_mcp",
 }
 AUTO: Final = "auto"
 _WAYS: Final = {

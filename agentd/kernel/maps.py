@@ -23,6 +23,7 @@ from agentd.kernel.wire import (
     U32,
     U64,
     WORKLOAD,
+    WRITTEN,
 )
 
 _ENOSPC: Final = {7, 28}  # E2BIG, ENOSPC: how a full map answers
@@ -59,6 +60,13 @@ class HoldValue(NamedTuple):
     access: int
     cpu: int
     pad: int
+
+
+class WrittenValue(NamedTuple):
+    """Bytes that a channel has taken, and how many writes to it have not returned yet."""
+
+    bytes: int
+    under_way: int
 
 
 class SocketRuleValue(NamedTuple):
@@ -148,6 +156,15 @@ class KernelMaps:
         """ROLE_ flags of a channel; 0 if nothing is known of it."""
         value = self._maps["roles"].get(U64.pack(ino))
         return int(U32.unpack(value)[0]) if value else 0
+
+    def written(self, ino: int) -> WrittenValue:
+        """What a channel has taken of writes that were judged."""
+        value = self._maps["written"].get(U64.pack(ino))
+        return WrittenValue(*WRITTEN.unpack(value)[:2]) if value else WrittenValue(0, 0)
+
+    def leave_to_reader(self, ino: int) -> None:
+        """No write to the channel is held any more: its reader is."""
+        self._maps["written"].put(U64.pack(ino), WRITTEN.pack(0, 0, 1))
 
     # Policy
 

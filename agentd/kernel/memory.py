@@ -7,6 +7,7 @@ process has read.
 import ctypes
 import errno
 import struct
+from pathlib import Path
 from typing import Final
 
 MAX_IOVECS: Final = 1024
@@ -39,10 +40,8 @@ def segments(pid: int, address: int, length: int, iovcnt: int) -> list[Piece]:
     """
     if not iovcnt:
         return [(address, length)]
-    if iovcnt > MAX_IOVECS:
-        raise OSError(errno.EINVAL, f"process {pid}: {iovcnt} iovecs")
     found = []
-    for base, room in _IOVEC.iter_unpack(read(pid, [(address, iovcnt * _IOVEC.size)])):
+    for base, room in vector(pid, address, iovcnt):
         taken = min(room, length)
         if taken:
             found.append((base, taken))
@@ -50,6 +49,13 @@ def segments(pid: int, address: int, length: int, iovcnt: int) -> list[Piece]:
     if length:
         raise OSError(errno.EINVAL, f"process {pid}: its iovecs are shorter than what it read")
     return found
+
+
+def vector(pid: int, address: int, iovcnt: int) -> list[Piece]:
+    """An array of iovecs. Raises OSError if it is out of reach or longer than the kernel takes."""
+    if iovcnt > MAX_IOVECS:
+        raise OSError(errno.EINVAL, f"process {pid}: {iovcnt} iovecs")
+    return list(_IOVEC.iter_unpack(read(pid, [(address, iovcnt * _IOVEC.size)])))
 
 
 def read(pid: int, pieces: list[Piece]) -> bytes:
@@ -64,6 +70,32 @@ def write(pid: int, pieces: list[Piece], data: bytes) -> None:
     """Writes `data` over the pieces; its length is theirs together. Raises OSError like `read`."""
     buffer = ctypes.create_string_buffer(data, len(data))
     _move("writable", _writev, pid, buffer, len(data), pieces)
+
+
+def without(pieces: list[Piece], count: int) -> list[Piece]:
+    """Return the pieces without the first `count` bytes."""
+    left = []
+    for address, size in pieces:
+        skipped = min(count, size)
+        count -= skipped
+        if size > skipped:
+            left.append((address + skipped, size - skipped))
+    return left
+
+
+def overwrite(tgid: int, pieces: list[Piece], data: bytes) -> None:
+    """Put `data` in the place of the pieces, also where the task itself may not write.
+
+    Raises OSError.
+    """
+    try:
+        write(tgid, pieces, data)
+    except OSError:
+        with Path(f"/proc/{tgid}/mem").open("r+b", buffering=0) as theirs:
+            for address, size in pieces:
+                theirs.seek(address)
+                theirs.write(data[:size])
+                data = data[size:]
 
 
 def _move(  # noqa: PLR0917 (the arguments of the system call)

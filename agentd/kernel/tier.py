@@ -6,3 +6,6 @@ ENFORCE_LSM: Final = "enforce-lsm"
 ENFORCE_FMODRET: Final = "enforce-fmodret"
 OBSERVE: Final = "observe"
 NONE: Final = "none"
+
+WRITE_HOOKS: Final = frozenset({"file_permission", "socket_sendmsg"})
+"""Where a server's write is held."""

@@ -55,6 +55,7 @@ HOLDS_FAIL_CLOSED: Final = 16
 TELLS_CHANGES: Final = 32
 TELLS_SOCKETS: Final = 64
 TELLS_OPENS: Final = 128
+HOLDS_RESULTS: Final = 256
 
 ROLE_MCP: Final = 1
 ROLE_TO_SERVER: Final = 2
@@ -244,6 +245,10 @@ class Channel(ctypes.Structure):
     _fields_ = (("partial", c_uint32), ("reads", c_uint32))
 
 
+class Written(ctypes.Structure):
+    _fields_ = (("bytes", c_uint64), ("under_way", c_uint32), ("left", c_uint32))
+
+
 class Name(ctypes.Structure):
     _fields_ = (("kind", c_uint32), ("text", c_char * NAME_LEN))
 
@@ -290,6 +295,7 @@ MIRROR: Final[dict[str, type[ctypes.Structure]]] = {
     "label": Label,
     "workload": Workload,
     "channel": Channel,
+    "written": Written,
     "name": Name,
     "total_key": TotalKey,
     "file_id": FileId,
@@ -343,6 +349,7 @@ DATA: Final = unpacker(DataRecord)
 HOLD: Final = unpacker(Hold)
 LABEL: Final = unpacker(Label)
 WORKLOAD: Final = unpacker(Workload)
+WRITTEN: Final = unpacker(Written)
 NAME: Final = unpacker(Name)
 TOTAL_KEY: Final = unpacker(TotalKey)
 FILE_ID: Final = unpacker(FileId)

@@ -57,11 +57,15 @@ class KernelPlan:
     net: list[NetRule] = field(default_factory=list)
     notes: list[RuleNote] = field(default_factory=list)
     holding: dict[str, list[NameGlobs]] = field(default_factory=dict)
-    """"mcp", "open", "write", "exec" -> the workloads for which such events must be judged."""
+    """"mcp", "result", "open", "write", "exec" -> the workloads whose such events are judged."""
 
     def mcp_holds(self, workload: str) -> bool:
         """Whether requests of that workload must be judged before the server sees them."""
         return self._holds("mcp", workload)
+
+    def result_holds(self, workload: str) -> bool:
+        """Whether what its servers answer must be judged before the client sees it."""
+        return self._holds("result", workload)
 
     def open_holds(self, workload: str) -> bool:
         """Whether some open may be refused."""
@@ -83,11 +87,13 @@ def compile_plan(
     policy: Policy,
     enforced: Container[str] = (),
     left_out: Mapping[str, str] = MappingProxyType({}),
+    *,
+    results: bool = False,
 ) -> KernelPlan:
     """The part of a policy that the kernel filters for the observe tier.
 
     `enforced`: ids of rules that an enforce tier decides by itself; they need nothing here.
-    `left_out`: why it does not decide others, by id.
+    `left_out`: why it does not decide others, by id. `results`: what servers send can be held, too.
     """
     plan = KernelPlan()
     names: dict[tuple[KeyKind, bytes], int] = {}
@@ -98,6 +104,10 @@ def compile_plan(
         match rule.on:
             case "mcp.tool_call" | "mcp.request":
                 _holding(plan, "mcp", rule)
+            case "mcp.response" if binding and results:
+                _holding(plan, "result", rule)
+            case "mcp.response" if binding:
+                _note_result(plan, rule)
             case "file.open":
                 _add_names(names, rule, plan)
                 if binding:
@@ -126,6 +136,12 @@ def _holding(plan: KernelPlan, what: str, rule: Rule) -> None:
 def _note(plan: KernelPlan, rule: Rule, why: str) -> None:
     effect = "the process is killed" if rule.action in {"deny", "kill"} else "it is not held"
     plan.notes.append(RuleNote(rule.id, f"{why}; {effect} afterwards"))
+
+
+def _note_result(plan: KernelPlan, rule: Rule) -> None:
+    effect = "the client is killed" if rule.action == "kill" else "it is only recorded"
+    text = f"a result is seen here only after its client has it, if that is labelled; {effect}"
+    plan.notes.append(RuleNote(rule.id, text))
 
 
 def _literal_globs(paths: Iterable[str]) -> list[PathGlob]:

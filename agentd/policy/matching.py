@@ -49,7 +49,7 @@ def mcp_names(match: Match) -> Test:
 
 
 def mcp_arguments(match: Match) -> Test | None:
-    """The test of a tool's arguments; of anything else, of its params, arguments or result.
+    """The test of a tool's arguments; of a result; of anything else, of its params or arguments.
 
     Without a tool all of these are looked at: a request could carry an empty `arguments` to hide
     what its params say.
@@ -59,11 +59,13 @@ def mcp_arguments(match: Match) -> Test | None:
     arguments = Arguments({path: _pattern(text) for path, text in match.arguments.items()})
 
     def test(subject: Subject) -> bool:
+        if subject.get("result") is not None:
+            return arguments.match(subject["result"])
         if subject.get("tool"):
             return arguments.match(subject.get("arguments"))
         return any(
             arguments.match(subject[name])
-            for name in ("params", "arguments", "result")
+            for name in ("params", "arguments")
             if subject.get(name) is not None
         )
 

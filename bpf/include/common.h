@@ -172,3 +172,15 @@ static __always_inline __u64 leader_start(struct task_struct *task)
 {
 	return BPF_CORE_READ(task, group_leader, start_boottime);
 }
+
+/* The number of the system call whose registers these are. */
+static __always_inline __u32 syscall_number(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ(regs, orig_ax);
+#elif defined(__TARGET_ARCH_arm64)
+	return BPF_CORE_READ(regs, syscallno);
+#else
+#error "unknown architecture"
+#endif
+}

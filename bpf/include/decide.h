@@ -219,7 +219,7 @@ static __always_inline bool is_cold(const struct deed *deed, struct place *place
 /* Fills in the verdict: what the static rules say of the deed's path and inode. Leaves the rules
  * that these match in `work->match.found`, and the inode marked with those of the path. Returns 0,
  * or an errno where that cannot be done. */
-static __noinline int decide(struct work *work, struct deed *deed)
+static __noinline __attribute__((unused)) int decide(struct work *work, struct deed *deed)
 {
 	struct slots *found = &work->match.found;
 	struct slots *wanted = &work->wanted;

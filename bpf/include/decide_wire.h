@@ -133,6 +133,7 @@ enum hook {
 	HOOK_SEND,
 	HOOK_BIND,
 	HOOK_SOCKET,
+	HOOK_WRITE,
 	HOOK_TRACE = 32,
 	HOOK_SIGNAL,
 	HOOK_NAMESPACE,
@@ -145,7 +146,10 @@ enum hook {
 #define SOCKET_RULE_BASE 0x10000
 
 /* The subject of a call on a socket: the address, in network byte order, in `a` and `b`; `c` is
- * family << 48 | type << 32 | protocol << 16 | port. That of a Unix socket's peer is the peer. */
+ * family << 48 | type << 32 | protocol << 16 | port. That of a Unix socket's peer is the peer.
+ *
+ * That of a write: the inode that is read at the other end, the second and third argument of the
+ * system call, and as `acts` its number. */
 
 /* A refusal, or an ACTION_TELL. Followed by the components of the path (of the target's executable,
  * of the mount point), and of the other one (link, rename). `target` is a tgid, `detail` the

@@ -64,11 +64,7 @@ static __always_inline bool restartable(void)
 	if (BPF_CORE_READ(task, flags) & PF_IO_WORKER)
 		return false;
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-#if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(regs, orig_ax) != NR_IO_URING_ENTER;
-#else
-	return BPF_CORE_READ(regs, syscallno) != NR_IO_URING_ENTER;
-#endif
+	return syscall_number(regs) != NR_IO_URING_ENTER;
 }
 
 /* Whether a shell with job control waits for this task directly: it would take a stop for one of
@@ -176,6 +172,7 @@ static __noinline int ask(struct work *work, struct deed *deed, bool may_wait)
 	hold->access = subject->acts;
 	hold->state = HOLD_PENDING;
 	hold->dev = deed->rule;
+	hold->fd = deed->detail;
 	work->pending.subject = *subject;
 	work->pending.id = hold->id;
 	if (deed->name) {

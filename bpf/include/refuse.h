@@ -38,7 +38,7 @@ static __always_inline void tell_refusal(struct work *work, const struct deed *d
 }
 
 /* Carries out a static refusal: the hook's result. */
-static __noinline int refuse(struct work *work, struct deed *deed)
+static __noinline __attribute__((unused)) int refuse(struct work *work, struct deed *deed)
 {
 	if (!work || !deed)
 		return -EPERM;

@@ -3,8 +3,9 @@
 
 #include "common.h"
 
-#define WINDOW 1024
-#define STRIDE 8
+#define WINDOW	    1024
+#define SHORT_PIECE 64
+#define STRIDE	    8
 
 #define FOUND_JSONRPC 1
 #define FOUND_ID      2
@@ -85,4 +86,22 @@ __noinline __u32 scan_bytes(struct scratch *scratch, __u32 len, __u32 enough)
 	__builtin_memset(scratch->bytes + len, 0, 2 * STRIDE);
 	bpf_loop((len + STRIDE - 1) / STRIDE, scan_step, &scan, 0);
 	return scratch->found;
+}
+
+/* Whether JSON may begin with this byte: white space and a byte order mark may come before it. */
+static __always_inline bool opens_json(__u8 first)
+{
+	return first == '{' || first == '[' || first == ' ' || first == '\t' || first == '\r' ||
+	       first == '\n' || first == 0xef;
+}
+
+/* Looks for MCP at the end of `length` bytes, if they are many; the scratch bytes are overwritten.
+ */
+static __always_inline bool ends_in_mcp(struct scratch *scratch, __u64 address, __u64 length)
+{
+	if (length <= WINDOW)
+		return false;
+	if (bpf_probe_read_user(scratch->bytes, WINDOW, (void *)(address + length - WINDOW)))
+		return false;
+	return scan_bytes(scratch, WINDOW, FOUND_JSONRPC) & FOUND_JSONRPC;
 }

@@ -21,14 +21,3 @@ static __always_inline long result_of(struct bpf_raw_tracepoint_args *ctx)
 {
 	return (long)ctx->args[1];
 }
-
-static __always_inline __u32 syscall_number(struct pt_regs *regs)
-{
-#if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(regs, orig_ax);
-#elif defined(__TARGET_ARCH_arm64)
-	return BPF_CORE_READ(regs, syscallno);
-#else
-#error "unknown architecture"
-#endif
-}

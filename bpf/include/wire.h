@@ -158,7 +158,7 @@ enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
  * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
  * name as given to execve; for HOLD_CALL, by `length` bytes of components of the file and `iovcnt`
  * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`,
- * `address`, `syscall` and `access`. */
+ * `address`, `syscall` and `access`; if it is a write, its descriptor in `fd`. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
@@ -211,6 +211,7 @@ struct label {
 #define TELLS_CHANGES	      32  /* rules judge deletes and renames: none is folded into a count */
 #define TELLS_SOCKETS	      64  /* the same for connects, binds and sends */
 #define TELLS_OPENS	      128 /* the same for opens for writing, whatever their names */
+#define HOLDS_RESULTS	      256 /* what servers send waits for a verdict */
 
 /* Value of the array `workloads`. */
 struct workload {
@@ -229,6 +230,13 @@ struct workload {
 struct channel {
 	__u32 partial; /* the last read ended inside a line */
 	__u32 reads;   /* 0: user space was not told of the last read, or not of all of it */
+};
+
+/* Value of the map `written`, key as above: a channel on which writes are judged. */
+struct written {
+	__u64 bytes;	 /* that it has taken of those */
+	__u32 under_way; /* so many judged writes have not returned yet */
+	__u32 left;	 /* 1: to the hold of its reader, who is labelled as well */
 };
 
 #define NAME_WATCH	1

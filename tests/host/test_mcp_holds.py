@@ -478,3 +478,23 @@ def test_real_servers_go_on_as_if_nothing_was(daemon: Daemon, tmp_path: Path, na
             answer = client.call(tool, arguments)
             assert not answer["result"].get("isError"), answer
         assert refused(client.call("write", {"path": "/x/denied", "pad": "x" * 40}), "no-denied")
+
+
+def test_results_are_not_held_on_this_tier(tmp_path: Path) -> None:
+    """A server's write cannot be held; a rule that needs it says so when it is loaded."""
+    results = {
+        "id": "no-result",
+        "on": "mcp.response",
+        "match": {"arguments": {"content.*.text": "secret"}},
+        "action": "deny",
+    }
+    rules = {"w.yaml": workload("tested"), "r.yaml": {"rules": [results]}}
+    with Daemon(tmp_path, rules, settings={"tier": "observe"}) as started:
+        (note,) = started.events("policy.loaded")[0]["policy"]["notes"]
+        assert note["rule"] == "no-result"
+        assert note["text"].endswith("if that is labelled; it is only recorded")
+        assert "agentd: rule no-result: " in started.log.read_text()
+        with StdioClient(started.run("tested", MINI), timeout=10) as client:
+            client.initialize()
+            answer = client.call("echo", {"text": "secret"})
+            assert answer["result"] == {"content": [{"type": "text", "text": "secret"}]}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.enforce.rewrite import blank, deny_line
+from agentd.enforce.rewrite import blank, deny_line, whole_refusal
 
 RULE, REASON = "deny-delete", "this agent may not delete files"
 NAME = "denied-by-agentd: deny-delete: this agent may not delete files"
@@ -136,12 +136,53 @@ def test_call_without_id_and_notification_stay_without_answer() -> None:
 
 
 def test_response_becomes_an_error() -> None:
-    line = compact({"jsonrpc": "2.0", "id": 5, "result": {"content": ["x" * 200]}})
+    line = compact({"jsonrpc": "2.0", "id": 5, "result": {"tools": ["x" * 200]}})
     done = deny_line(line, RULE, REASON)
     assert done.level == "error"
     assert json.loads(done.data)["error"] == {"code": -32000, "message": NAME}
-    tiny = deny_line(b'{"jsonrpc":"2.0","id":5,"result":{"content":[]}}', RULE, REASON)
+    short = deny_line(
+        b'{"jsonrpc":"2.0","id":5,"result":{"tools":["abcdefghijklm"]}}', RULE, REASON
+    )
+    assert json.loads(short.data)["error"] == {"code": -32000, "message": ""}
+    tiny = deny_line(b'{"jsonrpc":"2.0","id":5,"result":{"tools":[]}}', RULE, REASON)
     assert json.loads(tiny.data)["error"] == {}
+
+
+def test_result_of_a_tool_stays_one_that_the_model_reads() -> None:
+    content = [{"type": "text", "text": "x" * 200}]
+    line = compact({"jsonrpc": "2.0", "id": 5, "result": {"content": content}})
+    done = deny_line(line, RULE, REASON)
+    assert (done.level, json.loads(done.data)) == (
+        "error",
+        {
+            "jsonrpc": "2.0",
+            "id": 5,
+            "result": {"isError": True, "content": [{"type": "text", "text": NAME}]},
+        },
+    )
+    for size in range(100):
+        content[0]["text"] = "x" * size
+        line = compact({"jsonrpc": "2.0", "id": 5, "result": {"content": content}})
+        answer = json.loads(deny_line(line, RULE, REASON).data)
+        assert answer["id"] == 5
+        assert "error" in answer or answer["result"]["content"][0]["text"] == NAME
+
+
+def test_whole_refusal_has_the_room_it_takes() -> None:
+    bodies: list[dict[str, Any]] = [
+        {"result": {"tools": []}},
+        {"result": {"content": []}},
+        {"error": {}},
+    ]
+    for body in bodies:
+        line = compact({"jsonrpc": "2.0", "id": 5, **body}) + b"\n"
+        whole = whole_refusal(line, RULE, REASON)
+        assert json.loads(whole)["id"] == 5
+        assert NAME in whole.decode()
+        assert whole.endswith(b"}\n")
+        assert b"isError" in whole or "content" not in str(body)
+    assert whole_refusal(compact(call()), RULE, REASON) == b""
+    assert whole_refusal(b"[]", RULE, REASON) == b""
 
 
 def test_reason_in_any_script_is_ascii_and_cut_between_characters() -> None:

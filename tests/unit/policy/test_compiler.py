@@ -239,6 +239,23 @@ def test_what_this_tier_cannot_decide_before_the_effect_is_said() -> None:
     assert all(note.text for note in plan.notes)
 
 
+def test_results_are_held_where_that_can_be_done() -> None:
+    policy = policy_of(
+        {"on": "mcp.response", "action": "deny", "workloads": ["a*"]},
+        {"on": "mcp.response", "action": "audit", "workloads": ["b"]},
+        {"on": "mcp.response", "action": "kill", "workloads": ["c"]},
+    )
+    plan = compile_plan(policy, results=True)
+    assert [plan.result_holds(name) for name in ("a1", "b", "c")] == [True, False, True]
+    assert plan.notes == []
+    plan = compile_plan(policy)
+    assert not plan.result_holds("a1")
+    assert [(note.rule_id, note.text.rpartition("; ")[2]) for note in plan.notes] == [
+        ("r0", "it is only recorded"),
+        ("r2", "the client is killed"),
+    ]
+
+
 def test_which_workloads_hold() -> None:
     plan = compile_plan(
         policy_of(

@@ -104,6 +104,9 @@ def test_params_cannot_be_hidden_behind_empty_arguments() -> None:
     read = {"method": "resources/read", "params": {"uri": "file:///etc/shadow"}, "arguments": {}}
     assert evaluator.evaluate("mcp.request", "w", read)
     assert evaluator.evaluate("mcp.response", "w", {"result": ["/etc/shadow"]})
+    answer = {"method": "tools/call", "tool": "t", "arguments": None}
+    assert evaluator.evaluate("mcp.response", "w", {**answer, "result": ["/etc/shadow"]})
+    assert not evaluator.evaluate("mcp.response", "w", {**answer, "result": ["/etc/motd"]})
     named = {"method": "tools/call", "tool": "t", "params": {"_meta": "/etc/shadow"}}
     assert not evaluator.evaluate("mcp.request", "w", {**named, "arguments": {}})
 
