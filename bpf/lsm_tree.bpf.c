@@ -68,7 +68,7 @@ static __always_inline bool signals_one(void)
 	return !in_syscall(NR_KILL, NR_KILL32) || (int)PT_REGS_PARM1_CORE_SYSCALL(regs) > 0;
 }
 
-static __noinline int judge_signal(struct task_struct *target, int sig, bool can_ask)
+static __always_inline int judge_signal(struct task_struct *target, int sig, bool can_ask)
 {
 	struct deed deed = {.label = current_label(),
 			    .hook = HOOK_SIGNAL,
