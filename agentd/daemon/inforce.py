@@ -115,7 +115,8 @@ class PolicyInForce:
         self._policy = Policy()
         self._plan = KernelPlan()
         self._numbers = Numbers()
-        self._prepared: set[str] = set()
+        # Those that have sessions from before a restart: their rules must never be missing.
+        self._prepared = {session.workload for session in registry}
         self.evaluator = Evaluator(self._policy)
         self.selectors = Selectors(())
         self.after_effect: set[str] = set()
