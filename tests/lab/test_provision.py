@@ -7,6 +7,8 @@ import json
 import os
 import pwd
 import re
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -120,7 +122,9 @@ def provisioned() -> Iterator[None]:
         yaml.safe_dump(
             {
                 "workloads": [
-                    {"name": name, "posture": "enforce", "select": select}
+                    # A puppet's standard input is a pipe that may carry MCP, and is not to be
+                    # refused while there is no daemon.
+                    {"name": name, "posture": "enforce", "on_failure": "allow", "select": select}
                     for name, select in workloads.items()
                 ],
                 "rules": [rule],
@@ -131,6 +135,10 @@ def provisioned() -> Iterator[None]:
     yield
     subprocess.run(["systemctl", "stop", "agentd", "nats"], check=True)
     subprocess.run([AGENTD, "unload"], check=True)
+    for group in Path("/sys/fs/cgroup").rglob("agentd-s-*"):
+        group.rmdir()  # the next daemon would
+    for place in ("/etc/agentd", "/run/agentd", "/var/lib/agentd"):
+        shutil.rmtree(place)
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +231,9 @@ def test_a_workload_is_selected_by_its_unit(name: str) -> None:
     run("systemctl", "daemon-reload")
     run("systemctl", "start", unit)
     try:
-        wait_until(lambda: log(unit)[-20:].count("refused") >= 5, EVENT_S, "refusals")
-        assert "read" not in log(unit)[-20:]
+        wait_until(lambda: log(unit).count("refused") >= 5, EVENT_S, "refusals")
+        said = log(unit)
+        assert "read" not in said[said.index("refused") :]
         (session,) = sessions(name)
         assert session["processes"]
         assert DENIED.read_text() == "denied\n"  # this process is in no such unit
@@ -262,20 +271,18 @@ while not os.path.exists("/srv/end"):
     assert len(sessions("tested")) == 1
 
 
-def test_a_killed_supervisor_holds_nobody_up_and_is_started_again(puppet: Puppet) -> None:
+def test_a_killed_supervisor_is_started_again(puppet: Puppet) -> None:
+    """Nothing stays held, and the denials stay in force meanwhile."""
     run("systemctl", "start", "--no-block", "agentd-sample")
     held("move_file")
-    pid = int(show("agentd", "MainPID"))
-    os.kill(pid, 9)
-    wait_until(
-        lambda: show("agentd-sample", "ActiveState") == "inactive", EVENT_S, "the agent's end"
-    )
-    assert show("agentd", "ActiveState") == "activating"  # so it was not the next one's doing
-    assert answers()[-1].startswith("error: unknown tool: denied-by-agentd")
+    os.kill(int(show("agentd", "MainPID")), signal.SIGKILL)
     assert read(puppet) == (None, 1)
+    wait_until(lambda: show("agentd", "NRestarts") == "1", EVENT_S, "another start")
     wait_until(lambda: show("agentd", "ActiveState") == "active", EVENT_S, "the next daemon")
-    assert int(show("agentd", "NRestarts")) == 1
     assert read(puppet) == (None, 1)
+    sample = "agentd-sample"
+    wait_until(lambda: show(sample, "ActiveState") == "inactive", EVENT_S, "the agent's end")
+    assert answers()[-1].startswith("error: unknown tool: denied-by-agentd: engine-down")
 
 
 def test_stopped_it_leaves_its_denials_and_unload_ends_them(puppet: Puppet) -> None:
@@ -284,5 +291,6 @@ def test_stopped_it_leaves_its_denials_and_unload_ends_them(puppet: Puppet) -> N
     time.sleep(3.0)  # for longer than it takes the kernel to see that nobody is there
     assert read(puppet) == (None, 1)
     run(AGENTD, "unload")
-    assert read(puppet) == ("denied\n", 0)
     assert not Path("/sys/fs/bpf/agentd").exists()
+    # The kernel takes the programs down after that, one by one.
+    wait_until(lambda: read(puppet) == ("denied\n", 0), EVENT_S, "the end of the denials")

@@ -39,6 +39,11 @@ if [ "$1" != inside ]; then
     mkdir -p /root/run/lab/share /root/run/lock
     cp /bin/busybox /init /lab.conf /root/run/lab/
     init=$(sed -n 's/.*\binit=\([^ ]*\).*/\1/p' /proc/cmdline)
+    if [ -n "$init" ]; then
+        # Else systemd would take this for a container, and empty the host's /tmp, file by file.
+        rm -f /root/.dockerenv
+        mount -t tmpfs -o mode=1777 tmp /root/tmp
+    fi
     mkdir -p /root/run/systemd/system
     cat >/root/run/systemd/system/lab.service <<UNIT
 [Unit]
@@ -53,9 +58,6 @@ UNIT
     mount -o move /dev /root/dev
     mount -o move /proc /root/proc
     if [ -n "$init" ]; then
-        # Else systemd would take this for a container, and empty the host's /tmp, file by file.
-        rm -f /root/.dockerenv
-        mount -t tmpfs -o mode=1777 tmp /root/tmp
         exec /bin/busybox switch_root /root "$init" --unit=lab.service --show-status=no
     fi
     exec /bin/busybox switch_root /root /run/lab/busybox sh /run/lab/init inside
