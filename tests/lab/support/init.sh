@@ -11,6 +11,10 @@
 # /proc has to be there from the first command on: the /proc of the host's root is QEMU's own.
 #
 # lab.conf, in the initramfs, sets RELEASE, MODULES, CONFIG, TTY and WORKDIR.
+#
+# With the kernel parameter `init=PROGRAM` that program becomes the new root's first process, as
+# everywhere: of systemd the second stage is then the service `lab`, and the host's own units, its
+# dbus apart, are not started.
 
 give_up() {
     echo "lab: $*" >/dev/console
@@ -34,23 +38,44 @@ if [ "$1" != inside ]; then
     mount -t tmpfs -o mode=755 run /root/run
     mkdir -p /root/run/lab/share /root/run/lock
     cp /bin/busybox /init /lab.conf /root/run/lab/
+    init=$(sed -n 's/.*\binit=\([^ ]*\).*/\1/p' /proc/cmdline)
+    if [ -n "$init" ]; then
+        # Else systemd would take this for a container, and empty the host's /tmp, file by file.
+        rm -f /root/.dockerenv
+        mount -t tmpfs -o mode=1777 tmp /root/tmp
+    fi
+    mkdir -p /root/run/systemd/system
+    cat >/root/run/systemd/system/lab.service <<UNIT
+[Unit]
+Description=Command of the lab
+Requires=sysinit.target sockets.target
+After=basic.target
+FailureAction=poweroff-immediate
+
+[Service]
+ExecStart=/run/lab/busybox sh /run/lab/init inside
+UNIT
     mount -o move /dev /root/dev
     mount -o move /proc /root/proc
+    if [ -n "$init" ]; then
+        exec /bin/busybox switch_root /root "$init" --unit=lab.service --show-status=no
+    fi
     exec /bin/busybox switch_root /root /run/lab/busybox sh /run/lab/init inside
 fi
 
 . /run/lab/lab.conf
 trap 'give_up "the init script ended early"' EXIT
-mount -t sysfs -o nosuid,nodev,noexec sys /sys
-mkdir -p /dev/pts /dev/shm
-mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
-mount -t tmpfs -o mode=1777 shm /dev/shm
-ln -sf /proc/self/fd /dev/fd
-mount -t cgroup2 none /sys/fs/cgroup
-mount -t bpf none /sys/fs/bpf
-mount -t tracefs none /sys/kernel/tracing
-mount -t debugfs none /sys/kernel/debug
-mount -t securityfs none /sys/kernel/security
+# Those that are there already are systemd's.
+provide() { mountpoint -q "$1" || { mkdir -p "$1" && mount -t "$2" -o "$3" "$2" "$1"; }; }
+provide /sys sysfs nosuid,nodev,noexec
+provide /dev/pts devpts gid=5,mode=620,ptmxmode=666
+provide /dev/shm tmpfs mode=1777
+ln -sfn /proc/self/fd /dev/fd
+provide /sys/fs/cgroup cgroup2 rw
+provide /sys/fs/bpf bpf rw
+provide /sys/kernel/tracing tracefs rw
+provide /sys/kernel/debug debugfs rw
+provide /sys/kernel/security securityfs rw
 # /usr/lib, because /lib is a link to it on the systems that this runs on.
 mkdir -p /usr/lib/modules /boot
 mount -t tmpfs -o mode=755 modules /usr/lib/modules
