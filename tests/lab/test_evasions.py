@@ -9,7 +9,7 @@ from tests.adversarial.support.case import Case
 from tests.adversarial.support.sections import SECTIONS
 from tests.lab.support.slow_daemon import SlowDaemon
 
-pytestmark = pytest.mark.lab
+pytestmark = pytest.mark.lab(kernels=["6.12"])
 ALL = [
     pytest.param(case, id=f"{section}: {case.name}")
     for section, cases in SECTIONS.items()

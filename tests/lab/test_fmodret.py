@@ -31,7 +31,7 @@ __all__ = [
     "vault",
 ]
 
-pytestmark = pytest.mark.lab(append="lsm=lockdown,yama")
+pytestmark = pytest.mark.lab(kernels=["6.1"], append="lsm=lockdown,yama")
 
 EPERM = 1
 

@@ -21,7 +21,7 @@ from tests.host.support.puppet import Puppet
 from tests.lab.plugin import FIGURES
 from tests.lab.support.slow_daemon import PATIENCE_S, SlowDaemon
 
-pytestmark = pytest.mark.lab
+pytestmark = pytest.mark.lab(kernels=["6.12"])
 
 NOTICED_S = 3.0
 """After two seconds without a sign of life the kernel holds nothing more: on_failure decides.

@@ -4,6 +4,7 @@ Judged by the effect: servers on loopback say what has arrived.
 """
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     base = tmp_path_factory.mktemp("net")
     servers = Servers(base)
     servers.start()
+    for name in ("secret-1", "public-1"):
+        end = servers.bound(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + name)
+        servers.serve(end, "@" + name)
     rules = [{**rule, "reason": str(rule["id"])} for rule in RULES]
     daemon = Daemon(
         base / "agentd",
@@ -268,8 +272,7 @@ def test_io_uring(place: Place) -> None:
     found = place.run(
         URING
         + f"""
-from socket import socket
-a, b, c = socket(), socket(), socket()
+a, b, c = (socket.socket() for _ in range(3))
 ring = Ring()
 t("denied", lambda: ring.connect(a.fileno(), {DENIED!r}, {place.servers.port}))
 t("held", lambda: ring.connect(b.fileno(), {HELD!r}, {place.servers.port}))

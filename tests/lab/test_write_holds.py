@@ -25,7 +25,7 @@ from tests.host.support.puppet import PYTHON, Puppet
 from tests.host.support.stdio_client import StdioClient
 from tests.lab.support.slow_daemon import PATIENCE_S, SlowDaemon
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab(kernels=["6.1", "6.12"]), pytest.mark.timeout(400)]
 
 Message = dict[str, Any]
 
