@@ -22,6 +22,8 @@ connection came in. The words:
   is killed after it.
 - `gap`: it happens, and no rule has anything to say of it.
 
+On the observe tier `detected` and `gap` are the least that becomes of it: some of it is a race.
+
 The observe tier is tested on the machine that runs the tests (`tests/adversarial/test_files.py` and
 `test_evasions.py`). There most ways are tried by a session whose rules only watch as well, and have
 their effect: so a refusal means something. The enforce tier, with LSM programs, is tested in a VM:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.adversarial.support.arena import FREE, Arena, arena_under_guard
-from tests.adversarial.support.case import UNTRIED, Case
+from tests.adversarial.support.case import AT_LEAST, UNTRIED, Case
 from tests.adversarial.support.sections import SECTIONS
 from tests.host.support.daemon import Daemon, require_root
 
@@ -30,8 +30,9 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 
 @pytest.mark.parametrize("case", TRIED.values(), ids=TRIED)
 def test_what_becomes_of_it(arena: Arena, case: Case) -> None:
+    """What the table says, or better: on this tier some of it is a race."""
     word, outcome = arena.attempt(case, case.observe)
-    assert word == case.observe, outcome
+    assert word in AT_LEAST.get(case.observe, {case.observe}), (word, outcome)
 
 
 @pytest.mark.parametrize("case", FREELY.values(), ids=FREELY)

@@ -32,3 +32,10 @@ class Case:
     before: "Callable[[Arena], None] | None" = None
     asks: bool = False
     is_free: bool = True
+
+
+AT_LEAST: Final = {
+    "detected": {"detected", "killed", "denied"},
+    "gap": {"gap", "detected", "killed", "denied"},
+}
+"""On the observe tier some of what happens is a race: what is as good as a word, or better."""

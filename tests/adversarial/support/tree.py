@@ -78,8 +78,9 @@ def _touched(arena: "Arena") -> bool:
 def _planted(arena: "Arena") -> bool:
     files = [path for path in Path(arena.names["later"]).rglob("*") if path.is_file()]
     found = [path for path in files if PLANTED in path.read_text()]
-    for path in found:
-        path.unlink()
+    for path in files:  # who is killed in time leaves an empty one
+        if path in found or not path.stat().st_size:
+            path.unlink()
     (Path(arena.names["later"]) / "home" / ".bashrc").write_text("old")
     return bool(found)
 
