@@ -1,6 +1,7 @@
 /* Deletes, renames, hard links and truncations by labelled tasks, after the fact: the paths are
  * the strings of the call with the directory they start from. Attempts that failed are told too,
  * but not those that found nothing there. */
+#include "include/moves.h"
 #include "include/path.h"
 #include "include/syscall.h"
 
@@ -68,7 +69,8 @@ static __always_inline int report(struct bpf_raw_tracepoint_args *ctx, const str
 			       base ? (__u64)BPF_CORE_READ(base, dentry) : 0, (__u64)result};
 	record->head.count = worth_telling(&key, CHANGE_BURST);
 	__u32 flags = workload_flags(label);
-	if (flags & TELLS_CHANGES)
+	bool moves_watched = to && !result && flags & HOLDS_OPENS;
+	if (flags & TELLS_CHANGES || moves_watched)
 		record->head.count = 1;
 	if (!record->head.count)
 		return 0;
@@ -81,10 +83,13 @@ static __always_inline int report(struct bpf_raw_tracepoint_args *ctx, const str
 		at = write_place(scratch, at, to, &record->to_base_len, &record->to_path_len);
 	if (at > SCRATCH_LEN)
 		return 0;
-	if (to && flags & HOLDS_OPENS)
-		send_urgent(scratch, at, label->workload); /* a watched file may have a new name */
-	else
+	if (!moves_watched) {
 		send_record(scratch, at, label->workload);
+		return 0;
+	}
+	__u64 now = record->head.time_ns;
+	bpf_map_update_elem(&moves, &label->session, &now, BPF_ANY);
+	send_urgent(scratch, at, label->workload);
 	return 0;
 }
 

@@ -4,6 +4,7 @@
  * A session that writes many files (an installation, a compilation) is told of file by file at
  * first, and then by directory. What a rule watches or may judge is always told. */
 #include "include/hold.h"
+#include "include/moves.h"
 #include "include/names.h"
 #include "include/syscall.h"
 
@@ -180,7 +181,7 @@ int after_open(struct bpf_raw_tracepoint_args *ctx)
 	}
 	flags = flags_for(flags, access) & (NAME_WATCH | NAME_HOLD);
 	__u32 holds_flags = workload_flags(label);
-	if (flags & NAME_HOLD && holds_flags & HOLDS_OPENS)
+	if (holds_flags & HOLDS_OPENS && (flags & NAME_HOLD || moves_unsettled(label->session)))
 		hold_open(label, file, alias, &id, access, fd, syscall_number(saved_regs(ctx)),
 			  holds_flags);
 	else if (flags || access & ACCESS_WRITE)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 
 from agentd.daemon.activity import Activity, refreshed
@@ -73,6 +74,8 @@ class Dispatch:
         self._writes = writes
         self._events = RingReader(kernel.events.fd, kernel.events.max_entries)
         self._hold_ring = RingReader(kernel.hold_ring.fd, kernel.hold_ring.max_entries)
+        self._taken: deque[bytes] = deque()
+        """Off the ring and not looked at yet: a hold that comes in between is of later."""
         self._pending_seen: set[int] = set()
         self._placement = Placement()
         self._linger_ns = linger_us * 1000
@@ -131,12 +134,10 @@ class Dispatch:
         self._put_off_until_ns = 0
         budget = 32
         self._looks += 1
-        while budget and (records := self._events.read(limit)):
+        while budget and self._take(limit):
             budget -= 1
-            self._looks = 0
-            self.records += len(records)
-            for record in records:
-                self._record(record)
+            while self._taken:
+                self._record(self._taken.popleft())
                 if self._hold_ring.pending():
                     self.holds()
         while self._messages.tell():
@@ -151,12 +152,19 @@ class Dispatch:
     def _catch_up(self) -> None:
         """Takes in what was told before a stop at open or exec: forks, execs, links, marks."""
         budget = 32
-        while budget and (records := self._events.read(_HOLDS_AT_ONCE)):
+        while self._taken or (budget and self._take(_HOLDS_AT_ONCE)):
             budget -= 1
+            while self._taken:
+                self._record(self._taken.popleft())
+
+    def _take(self, limit: int) -> bool:
+        """At most `limit` records off the ring; False if there is none."""
+        records = self._events.read(limit)
+        self._taken.extend(records)
+        self.records += len(records)
+        if records:
             self._looks = 0
-            self.records += len(records)
-            for record in records:
-                self._record(record)
+        return bool(records)
 
     def sweep(self) -> None:
         """Holds whose record did not fit the ring, or whose stop took unusually long."""

@@ -80,6 +80,7 @@ class FileActivity:
         else:
             if places[1]:
                 self._policy.watched.moved(*places)
+                self._policy.watched.settle(session.number, time_ns)
             decision = self._verdicts.judge(cls, session, info, file)
             described = self._verdicts.after_effect(decision, session, info)
         if described is None and count == 1:

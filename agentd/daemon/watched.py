@@ -111,6 +111,10 @@ class WatchedFiles:
                 reader = reader or InodeReader()
                 self._enrol(reader.read(now, follow=False), before, flags)
 
+    def settle(self, session: int, time_ns: int) -> None:
+        """What a session has moved up to then is enrolled: its opens need not wait for that."""
+        self._kernel.settle_moves(session, time_ns)
+
     def leaves(self, path: str) -> None:
         """A directory is about to lose its name, and with it what is below."""
         if self.mark is None:

@@ -222,6 +222,10 @@ class KernelMaps:
         for key in list(files.keys()):
             files.delete(key)
 
+    def settle_moves(self, session: int, time_ns: int) -> None:
+        """All that the session has renamed or linked up to then (CLOCK_BOOTTIME) is watched."""
+        self._maps["settled"].put(U32.pack(session), U64.pack(time_ns))
+
     def set_settings(self, flags: int, generation: int, patience_us: int) -> None:
         """MASK_ flags, and the number of the policy."""
         settings = SETTINGS.pack(flags, generation, patience_us, 0)
