@@ -5,6 +5,7 @@ an open or a rename shows it. It stays enrolled, under the name that made it one
 change.
 """
 
+import contextlib
 import glob as globbing
 import os
 import time
@@ -41,6 +42,8 @@ class WatchedFiles:
         self._flags: list[int] = []
         self._wanted: dict[str, list[Wanted]] = {}
         self._scanned: dict[str, tuple[int, int]] = {}
+        self._trees: dict[str, bool] = {}
+        """Directories of which a rule names all that is below (True), and those below them."""
         self.mark: Callable[[Inode, str], None] | None = None
         """Where the kernel decides: marks an inode with the rules that its name matches."""
 
@@ -50,19 +53,15 @@ class WatchedFiles:
         self._flags = []
         self._wanted = {}
         self._scanned = {}
-        trees: list[str] = []
+        self._trees = {}
         for rule in policy.rules:
             if rule.on == "file.open":
-                trees += self._add_files(rule)
+                self._add_files(rule)
             elif rule.on == "process.exec" and rule.action in _BINDING:
                 for place in _programs(rule):
                     self._want(place, NAME_RUN)
         self._kernel.forget_files()
         self._known.clear()
-        reader = InodeReader()
-        for tree in dict.fromkeys(trees):
-            for path in _files_below(tree):
-                self._enrol(reader.read(path, follow=False), path, self._flags_of(path))
         self.rescan()
 
     def rescan(self) -> None:
@@ -71,11 +70,14 @@ class WatchedFiles:
         Only directories that have changed are read; about 2 us for each of the others.
         """
         reader: InodeReader | None = None
-        for directory, wanted in self._wanted.items():
+        places = list(self._wanted)
+        for directory in places:
             try:
                 status = os.stat(directory)
             except OSError:
                 self._scanned.pop(directory, None)
+                if self._trees.get(directory) is False:
+                    del self._trees[directory], self._wanted[directory]
                 continue
             state = (status.st_ino, status.st_mtime_ns)
             if self._scanned.get(directory) == state:
@@ -83,10 +85,27 @@ class WatchedFiles:
             if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
                 self._scanned[directory] = state
             reader = reader or InodeReader()
-            for name, flags in wanted:
+            for name, flags in self._wanted[directory]:
                 place = f"{directory}/{name}"
                 for path in globbing.glob(place) if globbing.has_magic(name) else (place,):
                     self._enrol(reader.read(path, follow=flags != NAME_RUN), path, flags)
+            if directory in self._trees:
+                places += self._look_into(directory, reader)
+
+    def _look_into(self, directory: str, reader: InodeReader) -> list[str]:
+        """Enrols what lies in a directory of a tree; returns directories in it that are new."""
+        new = []
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    path = entry.path
+                    self._enrol(reader.read(path, follow=False), path, self._flags_of(path))
+                elif entry.path not in self._trees and len(self._trees) < _TREE_MAX:
+                    new.append(entry.path)
+        new = [directory for directory in new if directory not in self._wanted]
+        self._trees |= dict.fromkeys(new, False)
+        self._wanted |= {directory: [] for directory in new}
+        return new
 
     def name(self, ino: int, dev: int) -> str | None:
         """The name for which an inode is watched, whatever it was opened as."""
@@ -146,21 +165,21 @@ class WatchedFiles:
         if self._kernel.watch_file(inode.ino, inode.dev, flags):
             self._known[inode] = (name, flags)
 
-    def _add_files(self, rule: Rule) -> list[str]:
-        """Makes the globs of a rule known; returns the trees that it names as a whole."""
+    def _add_files(self, rule: Rule) -> None:
+        """Makes the globs of a rule known."""
         flags = NAME_HOLD if rule.action in _BINDING else NAME_WATCH
         if rule.match.access == ("write",):
             flags |= NAME_WRITE_ONLY
         owner = len(self._flags)
         self._flags.append(flags)
-        trees: list[str] = []
         positive, _ = split_negated(rule.match.path or ())
         for text in positive:
             self._index.add(text, owner)
             for place in _places(text):
                 self._want(place, flags)
-            trees += _trees(text)
-        return trees
+            for tree in _trees(text):
+                self._trees[tree] = True
+                self._wanted.setdefault(tree, [])
 
     def _want(self, place: str, flags: int) -> None:
         directory, name = os.path.split(place)

@@ -1,5 +1,6 @@
 """Ways round a rule on files, on the observe tier of this machine's kernel: judged by effect."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,14 @@ from tests.adversarial.support.files import CASES
 from tests.adversarial.support.vault import SECRET, Vault, became_of, vault_under_guard
 from tests.host.support.daemon import Daemon
 
+RESCAN_S = 0.6
+"""Within 0.25 s the daemon looks for files that nobody has told it of."""
+
 
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
-    with vault_under_guard(tmp_path_factory.mktemp("vault"), Daemon) as vault:
+    base = tmp_path_factory.mktemp("vault")
+    with vault_under_guard(base, Daemon, settle_s=RESCAN_S) as vault:
         yield vault
 
 
@@ -31,3 +36,24 @@ def test_a_file_that_is_truncated_is_so_before_the_process_dies(vault: Vault) ->
     outcome = vault.puppet.act(f"open({names['secret']!r}, 'w')")
     assert became_of(outcome) == "killed"
     assert Path(names["secret"]).read_text() == ""
+
+
+def test_an_open_waits_until_a_rename_before_it_is_known(vault: Vault) -> None:
+    names = vault.fill()
+    time.sleep(vault.settle_s)
+    (engine,) = (
+        process
+        for process in vault.daemon.processes()
+        if "agentd.daemon.engine" in process.cmdline()
+    )
+    engine.suspend()
+    try:
+        new = f"{names['work']}/r"
+        vault.puppet.start(
+            f"import os; os.rename({names['spare']!r}, {new!r}); result = open({new!r}).read()"
+        )
+        time.sleep(0.3)
+        assert Path(new).exists()
+    finally:
+        engine.resume()
+    assert became_of(vault.puppet.finish()) == "killed"

@@ -59,6 +59,12 @@ CASES = (
     ),
     Case("rename", "import os; os.rename('{spare}', '{work}/r'); result = open('{work}/r').read()"),
     Case(
+        "rename after many others",
+        "import os; open('{work}/0', 'w').close()\n"
+        "for n in range(200): os.rename(f'{work}/{n}', f'{work}/{n + 1}')\n"
+        "os.rename('{spare}', '{work}/r'); result = open('{work}/r').read()",
+    ),
+    Case(
         "rename there and back",
         "import os; os.rename('{spare}', '{work}/r'); os.rename('{work}/r', '{vault}/back')\n"
         "result = open('{vault}/back').read()",

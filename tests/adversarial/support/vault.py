@@ -1,6 +1,7 @@
 """A directory that a rule names, with secrets in it, and the puppet that would like them."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Vault:
     base: Path
     daemon: Daemon
     puppet: Puppet
+    settle_s: float = 0.0
+    """How long it takes until the daemon has seen what was laid: where the kernel does not look."""
 
     def fill(self) -> dict[str, str]:
         """Lay everything anew; returns the names that acts use."""
@@ -53,11 +56,14 @@ class Vault:
         source = case.source
         for name, value in self.fill().items():
             source = source.replace("{" + name + "}", value)
+        time.sleep(self.settle_s)
         return self.puppet.act(source)
 
 
 @contextmanager
-def vault_under_guard(base: Path, daemon: type[Daemon], **settings: Any) -> Iterator[Vault]:
+def vault_under_guard(
+    base: Path, daemon: type[Daemon], *, settle_s: float = 0.0, **settings: Any
+) -> Iterator[Vault]:
     """A daemon with the rule, and a puppet in a session that the rule binds."""
     (base / "above" / "vault").mkdir(parents=True)
     rule = {
@@ -72,7 +78,7 @@ def vault_under_guard(base: Path, daemon: type[Daemon], **settings: Any) -> Iter
         daemon(base / "agentd", rules, **settings) as running,
         Puppet(running.run(WORKLOAD, Puppet.ARGV)) as puppet,
     ):
-        yield Vault(base, running, puppet)
+        yield Vault(base, running, puppet, settle_s)
 
 
 def became_of(outcome: Outcome) -> str:
