@@ -10,6 +10,7 @@ from tests.adversarial.support.case import Case
 from tests.adversarial.support.files import CASES
 from tests.adversarial.support.vault import SECRET, Vault, became_of, vault_under_guard
 from tests.host.support.daemon import Daemon
+from tests.host.support.processes import wait_until
 
 RESCAN_S = 0.6
 """Within 0.25 s the daemon looks for files that nobody has told it of."""
@@ -39,8 +40,7 @@ def test_a_file_that_is_truncated_is_so_before_the_process_dies(vault: Vault) ->
 
 
 def test_an_open_waits_until_a_rename_before_it_is_known(vault: Vault) -> None:
-    names = vault.fill()
-    time.sleep(vault.settle_s)
+    assert vault.puppet.act("result = 'there'").result == "there"
     (engine,) = (
         process
         for process in vault.daemon.processes()
@@ -48,12 +48,13 @@ def test_an_open_waits_until_a_rename_before_it_is_known(vault: Vault) -> None:
     )
     engine.suspend()
     try:
+        names = vault.fill()  # nobody has seen these files under their names
         new = f"{names['work']}/r"
         vault.puppet.start(
             f"import os; os.rename({names['spare']!r}, {new!r}); result = open({new!r}).read()"
         )
-        time.sleep(0.3)
-        assert Path(new).exists()
+        wait_until(Path(new).exists, 1.5, "the rename")
+        time.sleep(0.1)
     finally:
         engine.resume()
     assert became_of(vault.puppet.finish()) == "killed"

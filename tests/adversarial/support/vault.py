@@ -29,7 +29,9 @@ class Vault:
 
     def fill(self) -> dict[str, str]:
         """Lay everything anew; returns the names that acts use."""
-        above, work = self.base / "above", self.base / "work"
+        above = self.base / "above"
+        # No directory on its path is on the vault's alone: the kernel's filter by name stays out.
+        work = self.base.with_name("elsewhere")
         for directory in (above, work, self.base / "above2"):
             shutil.rmtree(directory, ignore_errors=True)
         vault = above / "vault"
