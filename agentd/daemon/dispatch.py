@@ -87,6 +87,14 @@ class Dispatch:
         """Whether a burst is under way that should not wait for the next tick."""
         return self._events.pending() > self._kernel.events.max_entries // 64
 
+    def told(self) -> int:
+        """Where the newest record stands: `past` it, what has happened until now is taken in."""
+        return self._events.produced
+
+    def past(self, told: int) -> bool:
+        """Whether every record up to there is taken in."""
+        return self._events.position >= told and not self._taken
+
     def puts_off(self) -> bool:
         """Whether all but holds is better left for a moment (20 ms at most).
 

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +223,14 @@ class Labelling:
                 self._cgroups.remove(Path(session.cgroup))
         self._watch()
 
-    def reap(self) -> None:
-        """Now and then: control groups that were still in use, processes whose exit was lost."""
+    def reap(self, gone: AbstractSet[ProcessKey]) -> None:
+        """Now and then: control groups that were still in use, processes whose exit was lost.
+
+        `gone` ended before the last record that was taken in, so that no record of theirs waits.
+        """
         if self._cgroups is not None:
             self._cgroups.reap()
-        for session in self.registry.sweep():
+        for session in self.registry.sweep(gone):
             self.ended(session)
         if self.table.overfull:
             self.table.sweep(self._reporter.clock.now())

@@ -28,6 +28,7 @@ from agentd.daemon.report import Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
 from agentd.daemon.standin import StandIn
 from agentd.daemon.terminal import Terminal
+from agentd.daemon.unheard import Unheard
 from agentd.daemon.verdicts import Verdicts
 from agentd.daemon.writeholds import WriteHolds
 from agentd.enforce.approvals import Approvals
@@ -35,11 +36,10 @@ from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
 from agentd.events.journal import FlushStatus, Journal
 from agentd.kernel.decisions import Decisions
-from agentd.kernel.heartbeat import Heartbeat
+from agentd.kernel.heartbeat import ENGINE, Heartbeat
 from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.tier import OBSERVE
-from agentd.kernel.wire import MAX_WORKLOADS
 from agentd.stream.state import sent_floor
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.sessions import SessionRegistry
@@ -83,7 +83,7 @@ class Engine:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
         self._kernel = KernelMaps(maps)
-        self._heartbeat = Heartbeat(maps["enforcing"])
+        self._heartbeat = Heartbeat(maps["enforcing"], ENGINE)
         self._stand_in = StandIn(maps)
         self._journal = self._open_journal()
         self._reporter = Reporter(self._journal, Clock())
@@ -162,7 +162,9 @@ class Engine:
             self._reloads,
             self._reporter,
         )
-        self._losses: dict[tuple[str, int], int] = {}
+        self._unheard = Unheard(
+            self._kernel, self._labelling, self._dispatch, self._policy, self._reporter
+        )
         self._records_before = self._records_trimmed = 0
 
     def start(self) -> None:
@@ -170,12 +172,8 @@ class Engine:
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._policy.persist = self._save
         self._policy.meanings = self._journal.get("path-meanings") or [[], []]
-        # What was lost while there was no engine is told, too; the counts are since load.
-        if self._restarted:
-            self._losses = {
-                (source, number): count
-                for source, number, count in self._journal.get("losses") or ()
-            }
+        if self._restarted:  # what was lost while there was no engine is told, too
+            self._unheard.restore(self._journal.get("losses") or ())
         self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
@@ -259,6 +257,7 @@ class Engine:
 
     def release_all(self) -> None:
         """The supervisor is gone, and with it who judges in the place of this engine."""
+        self._heartbeat.end()
         patience_ns = 1_000_000_000
         self._stand_in.release_all(self._reporter.clock.now() + patience_ns)
 
@@ -297,11 +296,12 @@ class Engine:
         self._dispatch.sweep()
         self._cutting.turn()
         self._reporter.clock.adjust()
-        self._report_losses()
+        self._unheard.report_losses()
         self._policy.rescan()
         self._reloads.look()
+        self._unheard.reap()
         if now // _HOUSEKEEPING_NS % 8 == 0:
-            self._labelling.reap()
+            self._unheard.look()
         if now // _HOUSEKEEPING_NS % 4 == 0:
             self._give_back_memory()
         if self._labelling.changed:
@@ -318,21 +318,6 @@ class Engine:
             self._records_trimmed = records
         self._records_before = records
 
-    def _report_losses(self) -> None:
-        numbers = range(min(self._registry.workload_count + 1, MAX_WORKLOADS))
-        for key, count in self._kernel.losses(numbers).items():
-            lost = count - self._losses.get(key, 0)
-            if lost > 0:
-                self._losses[key] = count
-                self._labelling.changed = True
-                source, number = key
-                if not number and len(self._policy.selectors):
-                    self._labelling.discover()  # an exec that a selector may match was not told
-                name = self._registry.workload_name(number)
-                self._reporter.daemon_event(
-                    "loss", {"loss": {"count": lost, "source": f"kernel.{source}"}}, name
-                )
-
     def _forget_old_sessions(self) -> None:
         """The programs are new, so no label of an earlier daemon is left in the kernel."""
         for session in self._registry:
@@ -345,7 +330,7 @@ class Engine:
         self._journal.set(_STATE_KEY, self._registry.to_state())
         self._journal.set("holds", self._approvals.last_number)
         self._journal.set("path-meanings", self._policy.meanings)
-        self._journal.set("losses", [[*key, count] for key, count in self._losses.items()])
+        self._journal.set("losses", self._unheard.state())
         self._journal.flush()
 
     def _open_journal(self) -> Journal:

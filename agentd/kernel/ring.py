@@ -38,7 +38,17 @@ class RingReader:
 
     def pending(self) -> int:
         """Bytes that wait to be read."""
-        return self._produced[0] - self._position
+        return self.produced - self._position
+
+    @property
+    def position(self) -> int:
+        """How many bytes have been read since the ring was made."""
+        return self._position
+
+    @property
+    def produced(self) -> int:
+        """How many bytes have been reserved in it since it was made."""
+        return self._produced[0]
 
     def read(self, limit: int) -> list[bytes]:
         """At most `limit` records, oldest first, as copies; their room is given back."""

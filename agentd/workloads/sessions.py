@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,11 +184,15 @@ class SessionRegistry:
         """Take back a session that was reported as ended: the kernel still has processes of it."""
         self._enter(session)
 
-    def sweep(self, alive: Callable[[ProcessKey, int], bool] = same_process) -> list[Session]:
+    def gone(self, alive: Callable[[ProcessKey, int], bool] = same_process) -> set[ProcessKey]:
+        """Processes that are in a session and exist no longer."""
+        return {key for session in self for key in session.processes if not alive(key, key.tgid)}
+
+    def sweep(self, gone: AbstractSet[ProcessKey]) -> list[Session]:
         """Drop processes that are gone without a record; returns the sessions that so ended."""
         ended = []
         for session in self:
-            for key in [key for key in session.processes if not alive(key, key.tgid)]:
+            for key in session.processes & gone:
                 session.processes.discard(key)
                 entry = self._by_tgid.get(key.tgid)
                 if entry is not None and entry[0] == key:

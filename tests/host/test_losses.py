@@ -25,6 +25,7 @@ def test_ring_overrun(start_daemon: Callable[..., Daemon], tmp_path: Path) -> No
     code = (
         DEEP
         + f"""
+sys.stdin.readline()
 for number in range({FILES}):
     os.close(os.open("f%d" % number, os.O_WRONLY | os.O_CREAT))
 print("done", flush=True)
@@ -37,7 +38,10 @@ sys.stdin.readline()
     labelled.wait_for(lambda event: event["class"] == "process.exec")
     os.kill(engine, signal.SIGSTOP)
     try:
+        assert labelled.process.stdin is not None
         assert labelled.process.stdout is not None
+        labelled.process.stdin.write(b"\n")
+        labelled.process.stdin.flush()
         assert labelled.process.stdout.readline() == b"done\n"
     finally:
         os.kill(engine, signal.SIGCONT)

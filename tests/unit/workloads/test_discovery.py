@@ -136,7 +136,7 @@ def test_known_sessions_are_kept_over_a_restart(tree: Tree) -> None:
     discover(selecting(**BY_MARK), labeller(registry), table=ProcessTable(), registry=registry)
     restored = SessionRegistry.from_state(registry.to_state(), "boot")
     restored.remove_process(_key(tree.pids[2]))  # as if it had been forked meanwhile
-    assert restored.sweep() == []
+    assert restored.gone() == set()
     found = discover(Selectors([]), labeller(restored), table=ProcessTable(), registry=restored)
     assert {pid for pid, _ in summary(found)} == set(tree.pids)
     assert [session.id for session in restored] == [session.id for session in registry]

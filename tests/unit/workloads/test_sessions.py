@@ -99,7 +99,7 @@ def test_sweep_ends_sessions_whose_exits_were_lost() -> None:
     stale, fresh = ProcessKey(10, 1), ProcessKey(10, 9 * TICK_NS + 1)
     old = create(registry, stale)
     new = create(registry, fresh)
-    assert registry.sweep(among(fresh)) == [old]
+    assert registry.sweep(registry.gone(among(fresh))) == [old]
     assert registry.by_process(fresh) is new
 
 
