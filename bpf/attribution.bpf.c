@@ -41,6 +41,18 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* From here on nothing is held that nobody would judge. */
+static __always_inline void judge_ends(__u32 tgid)
+{
+	struct enforcing *now = get_enforcing();
+
+	if (!now || (now->judges[0] != tgid && now->judges[1] != tgid))
+		return;
+	now->judges[now->judges[0] != tgid] = 0;
+	if (!now->judges[0] && !now->judges[1])
+		now->alive_ns = 0;
+}
+
 SEC("raw_tp/sched_process_exit")
 int on_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -52,7 +64,10 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (label) /* of a fork that has failed */
 		bpf_map_delete_elem(&labels, &reserved);
-	if (!label || BPF_CORE_READ(task, signal, live.counter) > 0)
+	if (BPF_CORE_READ(task, signal, live.counter) > 0)
+		return 0;
+	judge_ends(tgid);
+	if (!label)
 		return 0;
 	count_total(label->session, REC_EXIT);
 	fill_head(&record.head, REC_EXIT, label);

@@ -162,6 +162,9 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 		hold |= workload & HOLDS_CLIENT_REQUESTS && is_request;
 	else
 		hold |= workload & HOLDS_REQUESTS && (is_request || unclear);
+	/* What only looks as if it might be MCP is let through while there is nobody to look. */
+	if (hold && !(role & ROLE_MCP) && !(found & FOUND_JSONRPC))
+		hold = judged_here();
 	now.reads = 1;
 	if (!hold && seen_whole)
 		flags |= DATA_WHOLE;

@@ -23,7 +23,7 @@ from agentd.daemon import channel, spawn
 from agentd.daemon.standin import StandIn
 from agentd.errors import AgentdError
 from agentd.kernel.guarded import GuardedProcesses
-from agentd.kernel.heartbeat import Heartbeat
+from agentd.kernel.heartbeat import SUPERVISOR, Heartbeat
 from agentd.kernel.libbpf import KernelError
 from agentd.kernel.pins import Pins
 from agentd.kernel.sensor import Sensor
@@ -251,7 +251,7 @@ class Supervisor:
         self._sensor.enforce(self._config["tier"])
         for what, why in self._sensor.enforcer.refusals.items():
             _log(f"{what}: {why}")
-        self._heartbeat = Heartbeat(self._sensor.maps["enforcing"])
+        self._heartbeat = Heartbeat(self._sensor.maps["enforcing"], SUPERVISOR)
         self._heartbeat.beat()
         guarded = self._sensor.maps.get("guarded")
         if guarded is not None:
@@ -327,6 +327,7 @@ class Supervisor:
         self._stopping = True
         self._engine.stop(self._wait)  # it may be waiting for an answer of ours
         if self._stand_in is not None:
+            self._heartbeat.end()
             self._stand_in.release_all(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + _RELEASE_ALL_NS)
         self._publisher.stop()
         # What an earlier daemon has left stays when this one does not come up.

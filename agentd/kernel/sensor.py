@@ -6,6 +6,7 @@ die with it, not with the engine that consumes the rings.
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -101,7 +102,6 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
 _HANDLERS: Final = {
     "after_read": ("read",),
     "after_readv": ("readv",),
-    "after_write": ("write", "writev", "pwritev2"),
     "after_recvfrom": ("recvfrom",),
     "after_recvmsg": ("recvmsg",),
     "after_open": ("open", "openat", "openat2", "creat", "open_by_handle_at", "pidfd_getfd"),
@@ -116,6 +116,10 @@ _HANDLERS: Final = {
     "after_sendto": ("sendto",),
     "after_sendmsg": ("sendmsg", "sendmmsg"),
 }
+
+
+_WRITE_HANDLERS: Final = {"after_write": ("write", "writev", "pwritev2")}
+"""Where writes are held: how much of each the channel has taken."""
 
 
 def syscall_numbers() -> dict[str, int]:
@@ -154,18 +158,24 @@ class Sensor:
             loaded.share_maps(self.maps)
             self._programs |= loaded.programs
             loaded.close()
+        self._handle(_HANDLERS)
+        trim_heap()
+
+    def _handle(self, handlers: Mapping[str, tuple[str, ...]]) -> None:
+        """Lets these programs see the end of the system calls that they name."""
         numbers = syscall_numbers()
-        for program, calls in _HANDLERS.items():
+        for program, calls in handlers.items():
             for call in calls:
                 if call in numbers:
                     self.maps["syscall_handlers"].put(
                         U32.pack(numbers[call]), U32.pack(self._programs[program].fd)
                     )
-        trim_heap()
 
     def enforce(self, tier: str) -> None:
         """Loads the LSM programs: those of a tier, or of the best one ("auto")."""
         self.enforcer.load(tier, _FOLDER, self.maps)
+        if self.enforcer.families["mcp"] != OBSERVE:
+            self._handle(_WRITE_HANDLERS)
 
     def attach(self, pins: Pins) -> None:
         """Attaches what is always on: attribution, and decisions where the kernel takes them.

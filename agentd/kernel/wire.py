@@ -276,6 +276,7 @@ class Enforcing(ctypes.Structure):
         ("armed", c_uint32),
         ("alive_ns", c_uint64),
         ("epoch", c_uint64),
+        ("judges", c_uint32 * 2),
     )
 
 

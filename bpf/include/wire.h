@@ -280,8 +280,9 @@ struct settings {
 
 /* Value of the array `enforcing`, one entry. */
 struct enforcing {
-	__u32 version;	/* how often the policy was changed; bit 0 is the version in force */
-	__u32 armed;	/* 0: nothing is decided yet */
-	__u64 alive_ns; /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
-	__u64 epoch;	/* kernel: how often a directory was renamed */
+	__u32 version;	 /* how often the policy was changed; bit 0 is the version in force */
+	__u32 armed;	 /* 0: nothing is decided yet */
+	__u64 alive_ns;	 /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
+	__u64 epoch;	 /* kernel: how often a directory was renamed */
+	__u32 judges[2]; /* who may judge holds; when both have ended, `alive_ns` becomes 0 */
 };

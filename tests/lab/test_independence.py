@@ -23,9 +23,6 @@ from tests.lab.support.slow_daemon import PATIENCE_S, SlowDaemon
 
 pytestmark = pytest.mark.lab(kernels=["6.12"])
 
-NOTICED_S = 3.0
-"""After two seconds without a sign of life the kernel holds nothing more: on_failure decides.
-What it stopped before that waits for the next daemon."""
 ROUNDS = int(os.environ.get("AGENTD_RESTARTS", "2"))
 """How often the daemon comes and goes, of each way to end it; 100 are for a patient person."""
 GOES_ON_S = 60.0
@@ -52,6 +49,12 @@ with open(told, "w") as telling:
         telling.flush()
         time.sleep(0.005)
 result = became
+"""
+READ_A_PIPE = """
+import os
+r, w = os.pipe()
+os.write(w, b'{"half":')
+result = os.read(r, 99).decode()
 """
 
 
@@ -131,7 +134,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     rules = {
         "workload.yaml": workload("tested"),
         "rules.yaml": {
-            "rules": [deny("no", base / "denied"), deny("no-move", base / "moved-later"), ask]
+            "rules": [
+                deny("no", base / "denied"),
+                deny("no-move", base / "moved-later"),
+                ask,
+                {"id": "no-call", "on": "mcp.tool_call", "action": "deny"},
+            ]
         },
     }
     with (
@@ -158,11 +166,11 @@ def end(daemon: SlowDaemon, number: signal.Signals) -> None:
 def test_what_stands_when_every_process_is_killed(place: Place) -> None:
     assert place.read("asked") == ("asked", 0)
     end(place.daemon, signal.SIGKILL)
-    time.sleep(NOTICED_S)
     for name in DENIED:
         assert place.read(name) == (None, 1)
     assert place.read("asked") == (None, 1)  # nobody is there to judge: on_failure
     assert place.read("free") == ("free", 0)
+    assert place.puppet.act(READ_A_PIPE).result == '{"half":'  # no call, whatever it looks like
     place.daemon.start()
     for name in DENIED:
         assert place.read(name) == (None, 1)
