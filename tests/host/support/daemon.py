@@ -179,7 +179,7 @@ class Daemon:
         try:
             with ControlClient(self.socket, timeout=5.0) as client:
                 client.request("ping")
-        except (FileNotFoundError, ConnectionError):
+        except (FileNotFoundError, ConnectionError, TimeoutError):
             return False
         return True
 
