@@ -12,6 +12,7 @@ STATE_DIR = Path("/var/lib/agentd")
 
 CONTROL_SOCKET = "control.sock"
 JOURNAL_FILE = "journal.db"
+STATE_FILE = "state.json"
 PUBLISHER_DIR = "publisher"
 
 _NOT_IN_TOKEN = re.compile(r"[^A-Za-z0-9_-]+")
@@ -45,6 +46,11 @@ def boot_short(boot: str) -> str:
 def default_journal(state_dir: Path = STATE_DIR) -> Path:
     """The journal's file for a state directory."""
     return state_dir / JOURNAL_FILE
+
+
+def state_file(state_dir: Path = STATE_DIR) -> Path:
+    """What an engine hands on to the next one."""
+    return state_dir / STATE_FILE
 
 
 def publisher_state_dir(state_dir: Path = STATE_DIR) -> Path:

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from functools import partial
+from typing import Any
 
 from agentd import __version__, paths
 from agentd.daemon import channel
@@ -27,6 +28,7 @@ from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
 from agentd.daemon.standin import StandIn
+from agentd.daemon.state import State
 from agentd.daemon.terminal import Terminal
 from agentd.daemon.unheard import Unheard
 from agentd.daemon.verdicts import Verdicts
@@ -49,7 +51,6 @@ EXIT_CONFIG = 78
 _SLICE = 64
 _HOUSEKEEPING_NS = 250_000_000
 _DECIDED_NS = 50_000_000
-_STATE_KEY = "sessions"
 
 
 class Engine:
@@ -90,7 +91,9 @@ class Engine:
         if foreground:
             self._reporter.listen(Terminal(sys.stdout).show)
         boot = paths.boot_id()
-        self._registry = SessionRegistry.from_state(self._journal.get(_STATE_KEY), boot)
+        self._state = State(paths.state_file(self._settings.state_dir))
+        self._saved = self._read_state()
+        self._registry = SessionRegistry.from_state(self._saved.get("sessions"), boot)
         self._labelling = Labelling(
             self._kernel, self._registry, ProcessTable(), self._reporter, supervisor
         )
@@ -113,7 +116,7 @@ class Engine:
         for family, hooks in message["missing"].items():
             log(f"this kernel has no hook {', '.join(hooks)}; {family} does without")
         self._approvals = Approvals()
-        self._approvals.continue_after(self._journal.get("holds") or 0)
+        self._approvals.continue_after(self._saved.get("holds", 0))
         stops = Stops(self._kernel)
         verdicts = self._verdicts = Verdicts(
             self._kernel, stops, self._approvals, self._policy, self._reporter
@@ -171,9 +174,9 @@ class Engine:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._policy.persist = self._save
-        self._policy.meanings = self._journal.get("path-meanings") or [[], []]
+        self._policy.meanings = self._saved.get("path-meanings", [[], []])
         if self._restarted:  # what was lost while there was no engine is told, too
-            self._unheard.restore(self._journal.get("losses") or ())
+            self._unheard.restore(self._saved.get("losses", ()))
         self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
@@ -326,12 +329,30 @@ class Engine:
         self._labelling.clean_cgroups()
 
     def _save(self) -> None:
-        self._labelling.changed = False
-        self._journal.set(_STATE_KEY, self._registry.to_state())
-        self._journal.set("holds", self._approvals.last_number)
-        self._journal.set("path-meanings", self._policy.meanings)
-        self._journal.set("losses", self._unheard.state())
-        self._journal.flush()
+        state = {
+            "sessions": self._registry.to_state(),
+            "holds": self._approvals.last_number,
+            "path-meanings": self._policy.meanings,
+            "losses": self._unheard.state(),
+        }
+        try:
+            self._state.save(state)
+        except OSError as error:
+            if not self._labelling.changed:  # told once; the next housekeeping tries again
+                log(f"sessions could not be saved, a restart would not know the newest: {error}")
+            self._labelling.changed = True
+        else:
+            self._labelling.changed = False
+
+    def _read_state(self) -> dict[str, Any]:
+        """Raises AgentdError where labels in the kernel rest on what cannot be read."""
+        try:
+            return self._state.read()
+        except AgentdError as error:
+            if self._restarted:
+                raise
+            log(f"{error}. No session runs yet, so it is written anew")
+            return {}
 
     def _open_journal(self) -> Journal:
         settings = self._settings

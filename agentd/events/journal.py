@@ -13,11 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from agentd.events import retention, store
 from agentd.events.checkpoint import Checkpointer
-from agentd.events.model import EventWriter, dumps
+from agentd.events.model import EventWriter
 from agentd.events.retention import Limits, Retention
 
 BUFFER_BYTES = 32 << 20
@@ -84,7 +82,6 @@ class Journal:
         """Whether a decision waits in memory."""
         self._buffered = 0
         self._buffer_limit = buffer_bytes
-        self._kv: dict[str, str] = {}
         self._dropped: dict[str, int] = {}
         self._dropped_total = 0
         self._written = 0
@@ -143,7 +140,7 @@ class Journal:
         After a failure the next attempt is made no sooner than 200 ms later.
         """
         self.decided = False
-        if self._buffer or self._kv or self._dropped or self._retention.unsent:
+        if self._buffer or self._dropped or self._retention.unsent:
             if self._retry_at and time.monotonic_ns() < self._retry_at:
                 return self._status
             try:
@@ -173,21 +170,6 @@ class Journal:
             except OSError as error:
                 self._failed(error)
         return self._status
-
-    def get(self, key: str) -> Any:
-        """Engine state under `key`, or None."""
-        text = self._kv.get(key)
-        if text is None:
-            try:
-                row = self._con.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
-            except sqlite3.Error:
-                return None
-            text = row[0] if row else "null"
-        return orjson.loads(text)
-
-    def set(self, key: str, value: Any) -> None:
-        """Keep engine state (any JSON) under `key`, written with the next flush."""
-        self._kv[key] = dumps(value).decode()
 
     def take_notices(self) -> list[bytes]:
         """Events that the journal itself wrote (class loss) since the last call, for watchers."""
@@ -260,7 +242,7 @@ class Journal:
         self._notices.append(body)
 
     def _flush(self) -> FlushStatus:
-        while self._buffer or self._kv:
+        while self._buffer:
             if not self._wal_has_room():
                 return FlushStatus.BLOCKED
             count, size = self._batch()
@@ -303,9 +285,6 @@ class Journal:
             con.executemany(store.INSERT, rows)
             if clear_loss:
                 con.execute("DELETE FROM kv WHERE key = ?", (retention.LOSS_KEY,))
-            if self._kv:
-                con.executemany(store.SET_KEY, list(self._kv.items()))
-        self._kv.clear()
         self._written += len(rows)
 
     def _write_loss(self, loss: dict[str, Any]) -> None:

@@ -241,6 +241,32 @@ def test_engine_killed_inside_a_message(daemon: Daemon, tmp_path: Path, kind: st
         assert path.exists() == seen_whole_before
 
 
+def test_a_damaged_journal_costs_no_session(daemon: Daemon, tmp_path: Path) -> None:
+    """The new engine begins another journal, and goes on judging those that were judged."""
+    with ExitStack() as stack:
+        (client,) = servers(daemon, stack, ["closed"])
+        path = tmp_path / "deny-1"
+        call = {"path": str(path), "content": "x", "pad": "p" * 60}
+        assert "denied-by-agentd: deny" in str(client.call("write", call))
+        before = [found["sessions"] for found in daemon.request("ps")["workloads"]]
+        for name in ("journal.db", "journal.db-wal"):
+            part = daemon.state_dir / name
+            with part.open("r+b") as file:
+                file.write(b"\xff" * part.stat().st_size)
+        judging(daemon).kill()
+        judging(daemon)
+        assert list(daemon.state_dir.glob("journal.db.broken-*"))
+        assert "denied-by-agentd: deny" in str(client.call("write", call))
+        assert not path.exists()
+        after = [found["sessions"] for found in daemon.request("ps")["workloads"]]
+        assert [[one["id"] for one in each] for each in after] == [
+            [one["id"] for one in each] for each in before
+        ]
+        daemon.wait_for(
+            lambda event: event["class"] == "loss" and event["loss"]["source"] == "journal.broken"
+        )
+
+
 @pytest.mark.parametrize("name", ["closed", "open"])
 def test_supervisor_killed_while_a_call_is_held(daemon: Daemon, tmp_path: Path, name: str) -> None:
     """The engine notices, and releases with the configured verdict before it ends."""

@@ -15,6 +15,5 @@ while True:
     for size in range(1 + number % 37):
         journal.append("file.open", time.time_ns(), "w", "s", {"pad": "x" * (size * 20)})
         number += 1
-    journal.set("number", number)
     journal.flush()
     print(number, flush=True)

@@ -130,7 +130,6 @@ def test_killed_at_any_moment_the_sequence_goes_on(tmp_path: Path) -> None:
         reported = numbers[-1]
     journal = Journal(path, 2 * MIB, "h", BOOT)
     assert journal.stats().seq >= reported
-    assert journal.get("number") == journal.stats().seq
     journal.close()
     found = [row[2] for row in rows(path)]
     assert found == list(range(found[0], found[-1] + 1))
@@ -264,8 +263,6 @@ def test_a_full_disk_is_survived_and_counted(tmp_path: Path) -> None:
         assert journal.stats().error
         body = journal.append("mcp.request", 1, "w", "s", {}, verdict="deny", rules=["r"])
         assert body, "a decision finds room when telemetry does not"
-        journal.set("sessions", [1])
-        assert journal.get("sessions") == [1]
     dropped = journal.stats().dropped
     assert dropped > 1000
     journal._retry_at = 0
@@ -279,9 +276,6 @@ def test_a_full_disk_is_survived_and_counted(tmp_path: Path) -> None:
     journal.close()
     found = [row[2] for row in rows(path)]
     assert found == list(range(1, found[-1] + 1))
-    journal = Journal(path, 8 * MIB, "h", BOOT)
-    assert journal.get("sessions") == [1]
-    journal.close()
 
 
 def test_after_a_failure_the_disk_is_left_alone_for_a_while(tmp_path: Path) -> None:
