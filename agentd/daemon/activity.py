@@ -9,6 +9,7 @@ from agentd.daemon.network import NetworkActivity
 from agentd.daemon.places import given_path, path_of, true_path
 from agentd.daemon.report import Reporter
 from agentd.daemon.verdicts import Verdicts, worst
+from agentd.kernel.inodes import Inode, InodeReader
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import EXEC, EXIT, FORK
 from agentd.policy.evaluator import Decision
@@ -131,7 +132,10 @@ class Activity:
         if resolved != lexical:
             subject = {**subject, "filename": resolved}
             decisions.append(self._verdicts.judge("process.exec", session, info, subject))
-        watched = self._policy.watched.name(ino, dev) if ino else None
+        watched = None
+        if ino:
+            link = f"/proc/{info.key.tgid}/exe"
+            watched = self._policy.watched.name(InodeReader().identify(Inode(ino, dev), link))
         if watched and watched != info.exe:
             subject = {**subject, "exe": watched}
             decisions.append(self._verdicts.judge("process.exec", session, info, subject))

@@ -8,6 +8,7 @@ from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.places import given_path, path_of, true_path
 from agentd.daemon.report import Reporter
 from agentd.daemon.verdicts import Verdicts, worst
+from agentd.kernel.inodes import Found, Inode, InodeReader
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.sensor import syscall_numbers
 from agentd.kernel.wire import ACCESS_READ, ACCESS_WRITE, CHANGE, OPEN
@@ -39,7 +40,8 @@ class FileActivity:
         time_ns, count = fields[3], fields[8]
         ino, device, _, access, path_len = fields[10:]
         path = path_of(record[OPEN.size : OPEN.size + path_len])
-        decision, also = self._judge_open(session, info, [path], access, ino, device)
+        found = Found(Inode(ino, device), b"")
+        decision, also = self._judge_open(session, info, [path], access, found)
         described = self._verdicts.after_effect(decision, session, info)
         parts = {"file": open_parts(path, also, access, ino, device)}
         self._reporter.session_event("file.open", time_ns, session, info, parts, described, count)
@@ -54,7 +56,9 @@ class FileActivity:
         paths = [path_of(part) for part in (names[: hold.length], names[hold.length :]) if part]
         if not paths:
             paths = _descriptor_path(hold.tgid, hold.fd)
-        decision, also = self._judge_open(session, info, paths, hold.access, hold.ino, hold.dev)
+        inode = Inode(hold.ino, hold.dev)
+        found = InodeReader().identify(inode, f"/proc/{hold.tgid}/fd/{hold.fd}")
+        decision, also = self._judge_open(session, info, paths, hold.access, found)
         path = paths[0] if paths else ""
         parts = {"file": open_parts(path, also, hold.access, hold.ino, hold.dev)}
         self._verdicts.settle("file.open", parts, decision, hold, session, info)
@@ -90,25 +94,19 @@ class FileActivity:
                 return
         self._reporter.session_event(cls, time_ns, session, info, {"file": file}, described, count)
 
-    def _judge_open(  # noqa: PLR0917 (what an open is)
-        self,
-        session: Session,
-        info: ProcessInfo,
-        paths: list[str],
-        access: int,
-        ino: int,
-        device: int,
+    def _judge_open(
+        self, session: Session, info: ProcessInfo, paths: list[str], access: int, found: Found
     ) -> tuple[Decision | None, str | None]:
         """The most severe verdict over all names of the file, and which other name gave it.
 
         A descriptor for both reading and writing is judged as both.
         """
         watched = self._policy.watched
-        known = watched.name(ino, device)
+        known = watched.name(found)
         names = list(dict.fromkeys([*paths, known] if known else paths))
         decisions: list[Decision | None] = []
         for path in names:
-            watched.seen(path, ino, device)
+            watched.seen(path, found)
             for bit, kind in ((ACCESS_WRITE, "write"), (ACCESS_READ, "read")):
                 if access & bit:
                     subject = {"path": path, "access": kind}

@@ -2,7 +2,7 @@
 
 A file is enrolled when the rules are loaded, when it is found later under a watched name, and when
 an open or a rename shows it. It stays enrolled, under the name that made it one, until the rules
-change.
+change or it turns out to be gone, with a later file having its number.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from agentd.kernel.inodes import Inode, InodeReader
+from agentd.kernel.inodes import Found, Inode, InodeReader
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.wire import NAME_HOLD, NAME_RUN, NAME_WATCH, NAME_WRITE_ONLY
 from agentd.policy.globs import PathIndex, expand_braces, home_directories, split_negated
@@ -32,12 +32,20 @@ class Wanted(NamedTuple):
     flags: int
 
 
+class Known(NamedTuple):
+    """A watched file: the name that made it one, its NAME_ flags, its handle (b"": unknown)."""
+
+    name: str
+    flags: int
+    handle: bytes
+
+
 class WatchedFiles:
     """The kernel's map of watched inodes, and the name that each is watched for."""
 
     def __init__(self, kernel: KernelMaps) -> None:
         self._kernel = kernel
-        self._known: dict[Inode, tuple[str, int]] = {}
+        self._known: dict[Inode, Known] = {}
         self._index = PathIndex()
         self._flags: list[int] = []
         self._wanted: dict[str, list[Wanted]] = {}
@@ -88,7 +96,7 @@ class WatchedFiles:
             for name, flags in self._wanted[directory]:
                 place = f"{directory}/{name}"
                 for path in globbing.glob(place) if globbing.has_magic(name) else (place,):
-                    self._enrol(reader.read(path, follow=flags != NAME_RUN), path, flags)
+                    self._enrol(reader.find(path, follow=flags != NAME_RUN), path, flags)
             if directory in self._trees:
                 places += self._look_into(directory, reader)
 
@@ -99,7 +107,7 @@ class WatchedFiles:
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     path = entry.path
-                    self._enrol(reader.read(path, follow=False), path, self._flags_of(path))
+                    self._enrol(reader.find(path, follow=False), path, self._flags_of(path))
                 elif entry.path not in self._trees and len(self._trees) < _TREE_MAX:
                     new.append(entry.path)
         new = [directory for directory in new if directory not in self._wanted]
@@ -107,15 +115,24 @@ class WatchedFiles:
         self._wanted |= {directory: [] for directory in new}
         return new
 
-    def name(self, ino: int, dev: int) -> str | None:
-        """The name for which an inode is watched, whatever it was opened as."""
-        known = self._known.get(Inode(ino, dev))
-        return known and known[0]
+    def name(self, found: Found) -> str | None:
+        """The name for which a file is watched, whatever it was opened as.
 
-    def seen(self, path: str, ino: int, dev: int) -> None:
-        """An open has shown that this inode has this path."""
+        One that only has the number of a watched file that is gone is watched no longer.
+        """
+        known = self._known.get(found.inode)
+        if known is None:
+            return None
+        if _differ(found.handle, known.handle):
+            del self._known[found.inode]
+            self._kernel.unwatch_file(*found.inode)
+            return None
+        return known.name
+
+    def seen(self, path: str, found: Found) -> None:
+        """An open has shown that this file has this path."""
         if self._flags and (flags := self._flags_of(path)):
-            self._enrol(Inode(ino, dev), path, flags)
+            self._enrol(found, path, flags)
 
     def moved(self, path: str, to: str) -> None:
         """A file, or a directory with what is below it, has got a new name or another one."""
@@ -128,7 +145,7 @@ class WatchedFiles:
         for before, now in moved:
             if flags := self._flags_of(before):
                 reader = reader or InodeReader()
-                self._enrol(reader.read(now, follow=False), before, flags)
+                self._enrol(reader.find(now, follow=False), before, flags)
 
     def settle(self, session: int, time_ns: int) -> None:
         """What a session has moved up to then is enrolled: its opens need not wait for that."""
@@ -151,19 +168,23 @@ class WatchedFiles:
             merged = _merged(merged, self._flags[owner])
         return merged
 
-    def _enrol(self, inode: Inode | None, path: str, flags: int) -> None:
-        if inode is None:
+    def _enrol(self, found: Found | None, path: str, flags: int) -> None:
+        if found is None:
             return
+        inode, handle = found
         if self.mark is not None:
             self.mark(inode, path)
-        name, before = self._known.get(inode, (path, 0))
-        if flags & ~before == 0 or (not before and len(self._known) >= _FILES_MAX):
+        known = self._known.get(inode)
+        if known is None or _differ(handle, known.handle):
+            if known is None and len(self._known) >= _FILES_MAX:
+                return
+            known = Known(path, flags | self._flags_of(path), handle)
+        elif flags & ~known.flags or (handle and not known.handle):
+            known = Known(known.name, _merged(known.flags, flags), known.handle or handle)
+        else:
             return
-        if not before:
-            flags |= self._flags_of(path)
-        flags = _merged(before, flags) if before else flags
-        if self._kernel.watch_file(inode.ino, inode.dev, flags):
-            self._known[inode] = (name, flags)
+        if self._kernel.watch_file(inode.ino, inode.dev, known.flags):
+            self._known[inode] = known
 
     def _add_files(self, rule: Rule) -> None:
         """Makes the globs of a rule known."""
@@ -184,6 +205,11 @@ class WatchedFiles:
     def _want(self, place: str, flags: int) -> None:
         directory, name = os.path.split(place)
         self._wanted.setdefault(directory, []).append(Wanted(name, flags))
+
+
+def _differ(one: bytes, other: bytes) -> bool:
+    """Whether two handles are known to be of two files."""
+    return bool(one and other) and one != other
 
 
 def _merged(one: int, other: int) -> int:

@@ -1,9 +1,24 @@
 """The kernel's own numbers of a file: what `stat` shows differs on btrfs and overlayfs."""
 
+import ctypes
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_LIBC: Final = ctypes.CDLL(None)
+_AT_EMPTY_PATH: Final = 0x1000
+_MAX_HANDLE: Final = 128
+
+
+class _Handle(ctypes.Structure):
+    """`struct file_handle` of name_to_handle_at(2)."""
+
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
+    )
 
 
 class Inode(NamedTuple):
@@ -11,6 +26,21 @@ class Inode(NamedTuple):
 
     ino: int
     dev: int
+
+
+class Found(NamedTuple):
+    """An inode, and what tells it from a later one that has its number (b"": nothing does)."""
+
+    inode: Inode
+    handle: bytes
+
+
+def _handle(fd: int) -> bytes:
+    handle = _Handle(handle_bytes=_MAX_HANDLE)
+    mount = ctypes.byref(ctypes.c_int())
+    if _LIBC.name_to_handle_at(fd, b"", ctypes.byref(handle), mount, _AT_EMPTY_PATH):
+        return b""
+    return bytes(handle.f_handle[: handle.handle_bytes])
 
 
 class InodeReader:
@@ -23,19 +53,33 @@ class InodeReader:
             major, minor = device.split(b":")
             self._devices[int(mount)] = int(major) << 20 | int(minor)
 
-    def read(self, path: str | bytes | Path, *, follow: bool = True) -> Inode | None:
+    def find(self, path: str | bytes | Path, *, follow: bool = True) -> Found | None:
         """The regular file that `path` is now; None if it is not there, or something else.
 
         From /proc/self/fdinfo (proc_pid_fdinfo(5)): `mnt_id`, and `ino` since Linux 5.14.
         """
         flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        return self._read(path, flags, stat.S_IFREG)
+        return self._find(path, flags, stat.S_IFREG)
+
+    def identify(self, inode: Inode, link: str) -> Found:
+        """A file in use that the kernel has told of; `link` below /proc should lead to it.
+
+        Its handle is unknown where the process has put something else there meanwhile.
+        """
+        found = self.find(link)
+        return found if found and found.inode == inode else Found(inode, b"")
+
+    def read(self, path: str | bytes | Path, *, follow: bool = True) -> Inode | None:
+        """The inode that `find` finds."""
+        found = self.find(path, follow=follow)
+        return found and found.inode
 
     def read_directory(self, path: str) -> Inode | None:
         """The same for a directory."""
-        return self._read(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY, stat.S_IFDIR)
+        found = self._find(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY, stat.S_IFDIR)
+        return found and found.inode
 
-    def _read(self, path: str | bytes | Path, flags: int, kind: int) -> Inode | None:
+    def _find(self, path: str | bytes | Path, flags: int, kind: int) -> Found | None:
         try:
             fd = os.open(path, flags)
         except (OSError, ValueError):
@@ -49,10 +93,11 @@ class InodeReader:
                 for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
                 if ":\t" in line
             )
+            handle = _handle(fd)
         except OSError:
             return None
         finally:
             os.close(fd)
         stat_device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
         device = self._devices.get(int(fields.get("mnt_id", -1)), stat_device)
-        return Inode(int(fields.get("ino", status.st_ino)), device)
+        return Found(Inode(int(fields.get("ino", status.st_ino)), device), handle)

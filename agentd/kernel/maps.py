@@ -216,6 +216,10 @@ class KernelMaps:
             raise
         return True
 
+    def unwatch_file(self, ino: int, dev: int) -> None:
+        """It is watched no more; nothing happens if it was not."""
+        self._maps["files"].delete(FILE_ID.pack(ino, dev, 0))
+
     def forget_files(self) -> None:
         """No inode is watched any more."""
         files = self._maps["files"]

@@ -283,3 +283,26 @@ def test_aws_credentials_as_shipped(start_daemon: object) -> None:
         target.unlink()
         if made:
             target.parent.rmdir()
+
+
+def test_a_number_that_is_used_again(place: Place) -> None:
+    """A new file is not a secret because a secret that is gone had its inode's number."""
+    gone, heir = place.base / "vault" / "gone.secret", place.base / "heir"
+    (place.base / "made-here").write_bytes(SECRET)
+    (place.base / "made-here").rename(gone)
+    assert_killed(python(place.daemon, READ, gone, os.O_RDONLY))
+    number = gone.stat().st_ino
+    gone.unlink()
+    for count in range(20_000):  # the first free number is the next one
+        new = place.base / f"new-{count}"
+        new.write_bytes(b"harmless")
+        if new.stat().st_ino == number:
+            break
+    new.rename(heir)
+    assert heir.stat().st_ino == number, "somebody else's file has it, or none gets it again"
+    labelled = python(place.daemon, READ, heir, os.O_RDONLY)
+    assert labelled.finish() == 0
+    assert labelled.output == b"read:harmless"
+    assert not labelled.decisions("file.open")
+    os.link(place.secret, place.base / "yet-another-name")
+    assert_killed(python(place.daemon, READ, place.base / "yet-another-name", os.O_RDONLY))
