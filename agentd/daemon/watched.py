@@ -118,15 +118,18 @@ class WatchedFiles:
     def name(self, found: Found) -> str | None:
         """The name for which a file is watched, whatever it was opened as.
 
-        One that only has the number of a watched file that is gone is watched no longer.
+        One that only has the number of a watched file that is gone is watched no longer, unless
+        it has the name as well.
         """
         known = self._known.get(found.inode)
         if known is None:
             return None
         if _differ(found.handle, known.handle):
-            del self._known[found.inode]
-            self._kernel.unwatch_file(*found.inode)
-            return None
+            if InodeReader().find(known.name, follow=False) != found:
+                del self._known[found.inode]
+                self._kernel.unwatch_file(*found.inode)
+                return None
+            self._known[found.inode] = known._replace(handle=found.handle)
         return known.name
 
     def seen(self, path: str, found: Found) -> None:
