@@ -4,10 +4,11 @@
 
 Conditions, in every round: `off` (twice), `idle` (agentd in force, no session), `unlabelled` (a
 task outside, while a session exists), `allowed` (of the session, judged and let go), `denied`,
-`held` (the engine judges the call before it goes on; fewer calls), and `auditd` with rules for the
-same calls of the measured process. A ratio is that of a condition's time to the mean of both `off`
-of its round; the median over rounds is printed. The calls are made by one static program (calls.c),
-so that an exec is as short as it can be and the hooks show most.
+`held` (the engine judges the call before it goes on; fewer calls), and as peers `auditd` and
+`sysdig` (its modern eBPF probe), watching the same calls of the measured process. A ratio is that
+of a condition's time to the mean of both `off` of its round; the median over rounds is printed. The
+calls are made by one static program (calls.c), so that an exec is as short as it can be and the
+hooks show most.
 """
 
 import argparse
@@ -17,12 +18,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import audit_peer, report
+from bench import audit_peer, report, sysdig_peer
 from tests.host.support.daemon import Daemon, Document, workload
 from tests.host.support.processes import become_subreaper
 
@@ -118,7 +119,7 @@ def caller(command: list[str], place: Place) -> Iterator[Caller]:
 Times = dict[str, dict[str, list[float]]]
 
 
-def one_round(place: Place, directory: Path, times: Times, *, audit: bool) -> None:
+def one_round(place: Place, directory: Path, times: Times, peers: Collection[str]) -> None:
     """Every condition once, each with a caller of its own."""
     plain = [place.path("exec", "plain")]
 
@@ -139,7 +140,10 @@ def one_round(place: Place, directory: Path, times: Times, *, audit: bool) -> No
             measure(condition, labelled, sort)
     subprocess.run([Path(sys.executable).with_name("agentd"), "unload"], check=True)
     measure("off again", plain)
-    if audit:
+    if "sysdig" in peers:
+        with sysdig_peer.watching(directory / "sysdig", Path(plain[0]).name):
+            measure("sysdig", plain)
+    if "auditd" in peers:
         with audit_peer.watching(directory / "audit"):
             measure("auditd", audit_peer.in_audited_login(plain))
 
@@ -168,16 +172,17 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     become_subreaper()
     conditions = ["off", "off again", "idle", "unlabelled", "allowed", "denied", "held"]
-    unusable = audit_peer.why_unusable()
-    if unusable is None:
-        conditions.append("auditd")
+    unusable = {"sysdig": sysdig_peer.why_unusable(), "auditd": audit_peer.why_unusable()}
+    peers = [peer for peer, why in unusable.items() if why is None]
+    if "auditd" in peers:
         audit_peer.spare_new_tasks()
+    conditions += peers
     times: Times = {kind: {condition: [] for condition in conditions} for kind in KINDS}
     with tempfile.TemporaryDirectory() as directory:
         place = Place(Path(directory))
         place.fill()
         for number in range(rounds):
-            one_round(place, Path(directory, f"round{number}"), times, audit=unusable is None)
+            one_round(place, Path(directory, f"round{number}"), times, peers)
     summary = summarise(times)
     rows = [
         [name, f"{each['ns']:,.0f}", f"{each['ratio']:.3f}",
@@ -192,8 +197,9 @@ def main() -> None:
     for kind in KINDS:
         ratio = summary[f"{kind}: unlabelled"]["ratio"]
         print(report.verdict(f"{kind}, unlabelled", ratio, UNLABELLED_LIMIT, "times"))
-    if unusable is not None:
-        print(f"auditd was not measured: {unusable}", file=sys.stderr)
+    for peer, why in unusable.items():
+        if why is not None:
+            print(f"{peer} was not measured: {why}", file=sys.stderr)
     report.save(f"kernel-{os.uname().release}", {"rounds": rounds, **summary})
 
 
