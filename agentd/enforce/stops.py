@@ -6,6 +6,7 @@ hold after it, so the supervisor never judges again what was judged, and never m
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 from agentd.kernel.maps import HoldValue, KernelMaps
 
 _STOP_PATIENCE_S = 0.05
+_STARVED_S = 1.0
 _SPIN_S = 0.0005
 _STOPPED = frozenset("Tt")
 
@@ -102,16 +104,20 @@ class Stops:
 def is_stopped(tgid: int, tid: int) -> bool:
     """Whether a held thread is stopped (by the signal or its tracer), or so within 50 ms.
 
-    False means that it has run since: anybody with the right uid can send SIGCONT to a held
-    process, and on this tier nothing can refuse it.
+    One that gets no CPU to take its stop with has not run either: for that there is a second. False
+    means that it has run since: anybody with the right uid can send SIGCONT to a held process, and
+    on this tier nothing can refuse it.
     """
-    deadline = time.monotonic() + _STOP_PATIENCE_S
+    begun = time.monotonic()
     while True:
         state = thread_state(tgid, tid)
         if state in _STOPPED:
             return True
-        if state != "R" or time.monotonic() > deadline:
+        waited = time.monotonic() - begun
+        if state != "R" or waited > _STARVED_S:
             return False
+        if waited > _STOP_PATIENCE_S and not stop_is_pending(tgid, tid):
+            return thread_state(tgid, tid) in _STOPPED
         time.sleep(0.0002)
 
 
@@ -122,6 +128,16 @@ def thread_state(tgid: int, tid: int) -> str:
     except OSError:
         return "X"
     return chr(text[text.rindex(b")") + 2])
+
+
+def stop_is_pending(tgid: int, tid: int) -> bool:
+    """Whether a thread has been sent SIGSTOP and has not come to take it yet (proc(5))."""
+    try:
+        text = Path(f"/proc/{tgid}/task/{tid}/status").read_text("ascii", "replace")
+    except OSError:
+        return False
+    pending = re.search(r"^SigPnd:\t([0-9a-f]+)$", text, re.MULTILINE)
+    return pending is not None and bool(int(pending[1], 16) >> (signal.SIGSTOP - 1) & 1)
 
 
 def kill_process(kernel: KernelMaps, tgid: int, start_ns: int) -> bool:
