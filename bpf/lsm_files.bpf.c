@@ -4,7 +4,6 @@
 #include "include/entry.h"
 #include <bpf/bpf_tracing.h>
 
-#define S_IFMT		  0170000
 #define S_IFREG		  0100000
 #define S_IFBLK		  0060000
 #define S_IFCHR		  0020000

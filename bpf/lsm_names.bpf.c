@@ -3,7 +3,6 @@
 #include "include/entry.h"
 #include <bpf/bpf_tracing.h>
 
-#define S_IFMT	0170000
 #define S_IFDIR 0040000
 
 static __always_inline bool is_directory(struct dentry *dentry)
@@ -178,6 +177,8 @@ int BPF_PROG(on_inode_free, struct inode *inode)
 	if (!BPF_CORE_READ(inode, i_nlink)) {
 		struct inode_key key = key_of(inode);
 		bpf_map_delete_elem(&marks, &key);
+		bpf_map_delete_elem(&own_places, &key);
+		bpf_map_delete_elem(&homes, &key);
 	}
 	return 0;
 }

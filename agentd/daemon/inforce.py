@@ -288,11 +288,18 @@ class PolicyInForce:
         self._path_plans[self.version] = self._paths
         self.watched.mark = self._mark
 
-    def _mark(self, inode: Inode, path: str) -> None:
-        """Keeps a file known to the kernel under this name, whatever it is called later."""
-        if self._decisions is not None:
-            slots = sum(1 << slot for slot in self._paths.automaton.match(path))
-            if slots:
+    def _mark(self, inode: Inode, path: str, place: str) -> None:
+        """Keeps a file known to the kernel under this path, whatever it is called later.
+
+        One that is no more at `place` may be gone, and the mark would be that of its heir.
+        """
+        if self._decisions is None:
+            return
+        slots = sum(1 << slot for slot in self._paths.automaton.match(path))
+        if not slots & ~self._decisions.marked(inode):
+            return
+        with InodeReader().held(place) as found:
+            if found is not None and found.inode == inode:
                 self._decisions.mark(inode, slots)
 
     def _net_rules(self, workload: str) -> list[SocketRuleValue]:

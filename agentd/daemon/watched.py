@@ -52,8 +52,9 @@ class WatchedFiles:
         self._scanned: dict[str, tuple[int, int]] = {}
         self._trees: dict[str, bool] = {}
         """Directories of which a rule names all that is below (True), and those below them."""
-        self.mark: Callable[[Inode, str], None] | None = None
-        """Where the kernel decides: marks an inode with the rules that its name matches."""
+        self.mark: Callable[[Inode, str, str], None] | None = None
+        """Where the kernel decides: marks an inode with the rules that a name of it matches; the
+        other path is where it is now."""
 
     def load(self, policy: Policy) -> None:
         """Forgets what another policy watched, and enrols what exists now."""
@@ -127,7 +128,7 @@ class WatchedFiles:
         if _differ(found.handle, known.handle):
             if InodeReader().find(known.name, follow=False) != found:
                 del self._known[found.inode]
-                self._kernel.unwatch_file(*found.inode)
+                self._kernel.unwatch_file(found.inode.ino, found.inode.dev)
                 return None
             self._known[found.inode] = known._replace(handle=found.handle)
         return known.name
@@ -148,7 +149,7 @@ class WatchedFiles:
         for before, now in moved:
             if flags := self._flags_of(before):
                 reader = reader or InodeReader()
-                self._enrol(reader.find(now, follow=False), before, flags)
+                self._enrol(reader.find(now, follow=False), before, flags, now)
 
     def settle(self, session: int, time_ns: int) -> None:
         """What a session has moved up to then is enrolled: its opens need not wait for that."""
@@ -162,7 +163,7 @@ class WatchedFiles:
         for below in _files_below(path):
             inode = reader.read(below, follow=False)
             if inode is not None:
-                self.mark(inode, below)
+                self.mark(inode, below, below)
 
     def _flags_of(self, path: str) -> int:
         """NAME_ flags of all rules whose globs match; WRITE_ONLY only if each of them has it."""
@@ -171,12 +172,13 @@ class WatchedFiles:
             merged = _merged(merged, self._flags[owner])
         return merged
 
-    def _enrol(self, found: Found | None, path: str, flags: int) -> None:
+    def _enrol(self, found: Found | None, path: str, flags: int, place: str = "") -> None:
+        """`place` is where it is now, if not at the path that makes it one to watch."""
         if found is None:
             return
         inode, handle = found
         if self.mark is not None:
-            self.mark(inode, path)
+            self.mark(inode, path, place or path)
         known = self._known.get(inode)
         if known is None or _differ(handle, known.handle):
             if known is None and len(self._known) >= _FILES_MAX:

@@ -118,7 +118,7 @@ class PathRule(ctypes.Structure):
 
 
 class InodeKey(ctypes.Structure):
-    _fields_ = (("ino", c_uint64), ("dev", c_uint32), ("pad", c_uint32))
+    _fields_ = (("ino", c_uint64), ("dev", c_uint32), ("kind", c_uint32))
 
 
 class Mark(ctypes.Structure):

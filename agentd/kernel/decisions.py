@@ -122,7 +122,7 @@ class Decisions:
     def set_homes(self, homes: Iterable[Inode | None]) -> None:
         """The home directories that lie neither in /home nor are /root; None: is not there."""
         table = self._maps["homes"]
-        fresh = {INODE_KEY.pack(*home, 0) for home in homes if home is not None}
+        fresh = {INODE_KEY.pack(*home) for home in homes if home is not None}
         for key in fresh:
             table.put(key, U32.pack(1))
         for key in set(table.keys()) - fresh:
@@ -131,7 +131,7 @@ class Decisions:
     def set_own_places(self, places: Iterable[Inode]) -> None:
         """The directories and files that agentd protects, with what is below them."""
         table = self._maps["own_places"]
-        fresh = {INODE_KEY.pack(*place, 0) for place in places}
+        fresh = {INODE_KEY.pack(*place) for place in places}
         for key in fresh:
             table.put(key, U32.pack(1))
         for key in set(table.keys()) - fresh:
@@ -149,10 +149,11 @@ class Decisions:
     def mark(self, inode: Inode, slots: int) -> None:
         """An inode has had a name that these rules of the version in force match.
 
-        Raises KernelError if there is no room.
+        The kernel forgets it with the file: that must not be gone yet, so the caller holds it
+        (`InodeReader.held`). Raises KernelError if there is no room.
         """
         version = self.version
-        key = INODE_KEY.pack(*inode, 0)
+        key = INODE_KEY.pack(*inode)
         value = bytearray(self._maps["marks"].get(key) or bytes(_MARK_SIZE))
         at = version * _SLOTS_SIZE
         known = int.from_bytes(value[at : at + _SLOTS_SIZE], "little")
@@ -163,7 +164,7 @@ class Decisions:
 
     def marked(self, inode: Inode) -> int:
         """The slots of the version in force that an inode is marked with."""
-        value = self._maps["marks"].get(INODE_KEY.pack(*inode, 0))
+        value = self._maps["marks"].get(INODE_KEY.pack(*inode))
         at = self.version * _SLOTS_SIZE
         return int.from_bytes(value[at : at + _SLOTS_SIZE], "little") if value else 0
 

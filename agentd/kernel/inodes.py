@@ -3,6 +3,8 @@
 import ctypes
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,10 +24,11 @@ class _Handle(ctypes.Structure):
 
 
 class Inode(NamedTuple):
-    """`i_ino` and `i_sb->s_dev` (major << 20 | minor, MKDEV of linux/kdev_t.h)."""
+    """`i_ino`, `i_sb->s_dev` (major << 20 | minor, MKDEV of linux/kdev_t.h), S_IFMT of `i_mode`."""
 
     ino: int
     dev: int
+    kind: int = stat.S_IFREG
 
 
 class Found(NamedTuple):
@@ -54,12 +57,15 @@ class InodeReader:
             self._devices[int(mount)] = int(major) << 20 | int(minor)
 
     def find(self, path: str | bytes | Path, *, follow: bool = True) -> Found | None:
-        """The regular file that `path` is now; None if it is not there, or something else.
+        """The regular file that `path` is now; None if it is not there, or something else."""
+        with self.held(path, follow=follow) as found:
+            return found
 
-        From /proc/self/fdinfo (proc_pid_fdinfo(5)): `mnt_id`, and `ino` since Linux 5.14.
-        """
-        flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        return self._find(path, flags, stat.S_IFREG)
+    @contextmanager
+    def held(self, path: str | bytes | Path, *, follow: bool = True) -> Iterator[Found | None]:
+        """What `find` finds. While the block runs the file is not gone, even if it is deleted."""
+        with self._held(path, 0 if follow else os.O_NOFOLLOW, stat.S_IFREG) as found:
+            yield found
 
     def identify(self, inode: Inode, link: str) -> Found:
         """A file in use that the kernel has told of; `link` below /proc should lead to it.
@@ -76,28 +82,31 @@ class InodeReader:
 
     def read_directory(self, path: str) -> Inode | None:
         """The same for a directory."""
-        found = self._find(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY, stat.S_IFDIR)
-        return found and found.inode
+        with self._held(path, os.O_DIRECTORY, stat.S_IFDIR) as found:
+            return found and found.inode
 
-    def _find(self, path: str | bytes | Path, flags: int, kind: int) -> Found | None:
+    @contextmanager
+    def _held(self, path: str | bytes | Path, flags: int, kind: int) -> Iterator[Found | None]:
         try:
-            fd = os.open(path, flags)
+            fd = os.open(path, flags | os.O_PATH | os.O_CLOEXEC)
         except (OSError, ValueError):
-            return None
+            yield None
+            return
         try:
-            status = os.fstat(fd)
-            if stat.S_IFMT(status.st_mode) != kind:
-                return None
-            fields = dict(
-                line.split(":\t", 1)
-                for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
-                if ":\t" in line
-            )
-            handle = _handle(fd)
-        except OSError:
-            return None
+            yield self._look(fd, kind)
         finally:
             os.close(fd)
+
+    def _look(self, fd: int, kind: int) -> Found | None:
+        """From /proc/self/fdinfo (proc_pid_fdinfo(5)): `mnt_id`, and `ino` since Linux 5.14."""
+        try:
+            status = os.fstat(fd)
+            lines = Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
+        except OSError:
+            return None
+        if stat.S_IFMT(status.st_mode) != kind:
+            return None
+        fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         stat_device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
         device = self._devices.get(int(fields.get("mnt_id", -1)), stat_device)
-        return Found(Inode(int(fields.get("ino", status.st_ino)), device), handle)
+        return Found(Inode(int(fields.get("ino", status.st_ino)), device, kind), _handle(fd))

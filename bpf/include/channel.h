@@ -3,7 +3,6 @@
 
 #include "common.h"
 
-#define S_IFMT	 0170000
 #define S_IFIFO	 0010000
 #define S_IFSOCK 0140000
 #define AF_UNIX	 1

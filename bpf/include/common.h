@@ -3,6 +3,8 @@
 
 #include "maps.h"
 
+#define S_IFMT 0170000
+
 static __always_inline __u32 current_tgid(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();

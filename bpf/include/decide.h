@@ -213,7 +213,9 @@ static __always_inline bool is_cold(const struct deed *deed, struct place *place
 	place->name = BPF_CORE_READ(dentry, d_name.hash_len);
 	place->epoch = now ? now->epoch : 0;
 	place->version = now ? now->version : 0;
-	return bpf_map_lookup_elem(&cold_places, place);
+	/* Its inode may have been marked since, under another name. */
+	return bpf_map_lookup_elem(&cold_places, place) &&
+	       !bpf_map_lookup_elem(&marks, &place->inode);
 }
 
 /* Fills in the verdict: what the static rules say of the deed's path and inode. Leaves the rules

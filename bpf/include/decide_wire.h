@@ -101,11 +101,12 @@ struct path_rule {
 	__u32 pad;
 };
 
-/* Key of `marks`: an inode. */
+/* Key of `marks`: an inode. With its type, because an overlay of several file systems numbers its
+ * directories itself and takes the numbers of other files from below. */
 struct inode_key {
 	__u64 ino;
 	__u32 dev;
-	__u32 pad;
+	__u32 kind; /* S_IFMT bits */
 };
 
 #define SELF_RULE 0xfffe /* agentd's protection of itself, where no rule was looked up */

@@ -87,6 +87,7 @@ static __always_inline struct inode_key key_of(struct inode *inode)
 	struct inode_key key = {
 		.ino = BPF_CORE_READ(inode, i_ino),
 		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
+		.kind = BPF_CORE_READ(inode, i_mode) & S_IFMT,
 	};
 	return key;
 }

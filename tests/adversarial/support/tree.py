@@ -1,7 +1,8 @@
 """Ways out of a session: into an unlabelled process, into what runs later, off the process tree.
 
 `{victim}` is the victim's process, `{address}` that of 16 bytes of its memory, `{descriptor}` one
-of its descriptors, of the file `{secret}`. `{later}` holds the places of what runs later.
+of its descriptors, of the file `{secret}`. `{later}` holds the places of what runs later; `{spool}`
+lies on the same file system.
 """
 
 from pathlib import Path
@@ -37,12 +38,13 @@ raise PermissionError(errno.EPERM, "it lives")
 
 
 def lay(base: Path) -> dict[str, str]:
-    """The places of what runs later."""
-    later = base / "later"
+    """The places of what runs later, in a directory that may be a file system of its own."""
+    later, spool = base / "volume" / "later", base / "volume" / "spool"
+    spool.mkdir(parents=True)
     for place in _PLACES:
         (later / place).mkdir(parents=True)
     (later / "home" / ".bashrc").write_text("old")
-    return {"later": str(later), "planted": PLANTED}
+    return {"later": str(later), "spool": str(spool), "planted": PLANTED}
 
 
 def rules(names: dict[str, str]) -> list[dict[str, Any]]:
@@ -182,17 +184,17 @@ CASES = (
     ),
     _later(
         "renamed into its place",
-        "open('{work}/job', 'w').write('{planted}'); os.rename('{work}/job', '{later}/cron.d/job')",
+        "open('{spool}/r', 'w').write('{planted}'); os.rename('{spool}/r', '{later}/cron.d/job')",
         "detected",
     ),
     _later(
         "linked into its place",
-        "open('{work}/job', 'w').write('{planted}'); os.link('{work}/job', '{later}/cron.d/job')",
+        "open('{spool}/l', 'w').write('{planted}'); os.link('{spool}/l', '{later}/cron.d/job')",
         "detected",
     ),
     _later(
         "an unnamed file, linked into its place",
-        "f = os.open('{work}', os.O_TMPFILE | os.O_RDWR); os.write(f, b'{planted}')\n"
+        "f = os.open('{spool}', os.O_TMPFILE | os.O_RDWR); os.write(f, b'{planted}')\n"
         "check(libc.linkat(-100, f'/proc/self/fd/{f}'.encode(), -100, b'{later}/cron.d/job',"
         " 0x400))",
         "detected",
