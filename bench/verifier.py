@@ -12,11 +12,11 @@ import os
 import platform
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentd.errors import AgentdError
-from agentd.kernel import sensor
+from agentd.kernel import sensor, syscalls
+from agentd.kernel.compiled import compiled
 from agentd.kernel.enforcer import FAMILIES
 from agentd.kernel.libbpf import BpfObject, KernelError, KernelFunctions, Map, Program
 from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, OBSERVE
@@ -24,7 +24,6 @@ from agentd.kernel.tiers import probe_enforcement
 from bench import report
 
 LIMIT: Final = 1_000_000
-_OBJECTS: Final = Path(sensor.__file__).parent / "objects"
 _INFO_SIZE: Final = 232
 _XLATED_LEN_AT: Final = 20
 _VERIFIED_AT: Final = 216  # offsets in struct bpf_prog_info, linux/bpf.h
@@ -44,12 +43,12 @@ def verified() -> list[Verified]:
     """Load every object that this kernel takes. Raises AgentdError if it refuses one."""
     shared: dict[str, Map] = {}
     try:
-        found = _load(OBSERVE, sensor.OBJECTS, shared, None)
+        loaded = (BpfObject(name, compiled(name), shared) for name in sensor.OBJECTS)
+        found = _rows(OBSERVE, loaded, shared)
+        found += _rows(OBSERVE, syscalls.load_for_sys_exit(shared), shared)
         for way in (ENFORCE_LSM, ENFORCE_FMODRET):
             if probe_enforcement(way) is None:
-                functions = KernelFunctions()
-                found += _load(way, FAMILIES.values(), shared, functions)
-                functions.close()
+                found += _enforcing(way, shared)
                 break
     finally:
         for bpf_map in shared.values():
@@ -57,22 +56,27 @@ def verified() -> list[Verified]:
     return found
 
 
-def _load(
-    tier: str, names: Iterable[str], shared: dict[str, Map], functions: KernelFunctions | None
-) -> list[Verified]:
+def _enforcing(way: str, shared: dict[str, Map]) -> list[Verified]:
+    functions = KernelFunctions()
+    exists = functions.__contains__
+    retarget = way == ENFORCE_FMODRET
+    loaded = (
+        BpfObject(name, compiled(name), shared, retarget=retarget, exists=exists)
+        for name in FAMILIES.values()
+    )
+    rows = _rows(way, loaded, shared)
+    rows += _rows(way, syscalls.load_for_returns(shared, functions), shared)
+    functions.close()
+    return rows
+
+
+def _rows(tier: str, objects: Iterable[BpfObject], shared: dict[str, Map]) -> list[Verified]:
     rows = []
-    for name in names:
-        loaded = BpfObject(
-            name,
-            (_OBJECTS / f"{name}.bpf.o").read_bytes(),
-            shared,
-            retarget=tier == ENFORCE_FMODRET,
-            exists=functions.__contains__ if functions else lambda _: True,
-        )
+    for loaded in objects:
         loaded.share_maps(shared)
         loaded.close()
         for program in loaded.programs.values():
-            rows.append(Verified(tier, name, program.name, *_counts(program)))
+            rows.append(Verified(tier, loaded.name, program.name, *_counts(program)))
             os.close(program.fd)
     return rows
 

@@ -96,37 +96,46 @@ static __always_inline int report(struct bpf_raw_tracepoint_args *ctx, const str
 #define PARM(n) PT_REGS_PARM##n##_CORE_SYSCALL(saved_regs(ctx))
 
 /* unlink, rmdir, truncate: (path) */
-SEC("raw_tp/sys_exit")
-int after_change(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_change)
 {
 	struct place place = {AT_FDCWD, (const char *)PARM(1)};
 	return report(ctx, &place, NULL);
 }
 
+HANDLES(after_change, unlink)
+HANDLES(after_change, rmdir)
+HANDLES(after_change, truncate)
+
 /* unlinkat: (dirfd, path) */
-SEC("raw_tp/sys_exit")
-int after_change_at(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_change_at)
 {
 	struct place place = {(int)PARM(1), (const char *)PARM(2)};
 	return report(ctx, &place, NULL);
 }
 
+HANDLES(after_change_at, unlinkat)
+
 /* rename, link: (old, new) */
-SEC("raw_tp/sys_exit")
-int after_move(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_move)
 {
 	struct place from = {AT_FDCWD, (const char *)PARM(1)};
 	struct place to = {AT_FDCWD, (const char *)PARM(2)};
 	return report(ctx, &from, &to);
 }
 
+HANDLES(after_move, rename)
+HANDLES(after_move, link)
+
 /* renameat, renameat2, linkat: (olddirfd, old, newdirfd, new) */
-SEC("raw_tp/sys_exit")
-int after_move_at(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_move_at)
 {
 	struct place from = {(int)PARM(1), (const char *)PARM(2)};
 	struct place to = {(int)PARM(3), (const char *)PARM(4)};
 	return report(ctx, &from, &to);
 }
+
+HANDLES(after_move_at, renameat)
+HANDLES(after_move_at, renameat2)
+HANDLES(after_move_at, linkat)
 
 char LICENSE[] SEC("license") = "GPL";

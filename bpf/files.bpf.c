@@ -142,8 +142,7 @@ static __always_inline void hold_open(const struct label *label, struct file *fi
 	}
 }
 
-SEC("raw_tp/sys_exit")
-int after_open(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_open)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct label *label = current_label();
@@ -188,5 +187,12 @@ int after_open(struct bpf_raw_tracepoint_args *ctx)
 		report_open(label, file, &id, access, !flags && !(holds_flags & TELLS_OPENS));
 	return 0;
 }
+
+HANDLES(after_open, open)
+HANDLES(after_open, openat)
+HANDLES(after_open, openat2)
+HANDLES(after_open, creat)
+HANDLES(after_open, open_by_handle_at)
+HANDLES(after_open, pidfd_getfd)
 
 char LICENSE[] SEC("license") = "GPL";

@@ -4,12 +4,12 @@
 #include "include/entry.h"
 #include <bpf/bpf_tracing.h>
 
-static __always_inline int judge_program(struct linux_binprm *bprm, __u32 hook)
+static __always_inline int judge_program(struct label *label, struct linux_binprm *bprm, __u32 hook)
 {
 	struct enforcing *now = get_enforcing();
 	struct file *file = BPF_CORE_READ(bprm, file);
 	struct deed deed = {
-		.label = current_label(),
+		.label = label,
 		.dentry = BPF_CORE_READ(file, f_path.dentry),
 		.mnt = BPF_CORE_READ(file, f_path.mnt),
 		.inode = BPF_CORE_READ(file, f_inode),
@@ -17,7 +17,7 @@ static __always_inline int judge_program(struct linux_binprm *bprm, __u32 hook)
 		.acts = 1 << ACT_EXEC,
 	};
 
-	if (!deed.label || !now || !now->armed)
+	if (!now || !now->armed)
 		return 0;
 	deed.from = deed.dentry;
 	deed.version = now->version & 1;
@@ -40,16 +40,20 @@ static __always_inline int judge_program(struct linux_binprm *bprm, __u32 hook)
 SEC("lsm/bprm_creds_for_exec")
 int BPF_PROG(on_program, struct linux_binprm *bprm)
 {
-	return judge_program(bprm, HOOK_EXEC);
+	struct label *label = current_label();
+
+	return label ? judge_program(label, bprm, HOOK_EXEC) : 0;
 }
 
 /* Called for the program itself, too, which has been judged by then. */
 SEC("lsm/bprm_check_security")
 int BPF_PROG(on_interpreter, struct linux_binprm *bprm)
 {
-	if (BPF_CORE_READ(bprm, interp) == BPF_CORE_READ(bprm, filename))
+	struct label *label = current_label();
+
+	if (!label || BPF_CORE_READ(bprm, interp) == BPF_CORE_READ(bprm, filename))
 		return 0;
-	return judge_program(bprm, HOOK_INTERPRETER);
+	return judge_program(label, bprm, HOOK_INTERPRETER);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -82,16 +82,16 @@ static __always_inline int judge_names(struct deed *deed, __u32 to_acts)
 	return result;
 }
 
-static __always_inline int judge_one(struct dentry *dentry, struct vfsmount *mnt, __u32 hook,
+static __always_inline int judge_one(struct dentry *dentry, const struct path *dir, __u32 hook,
 				     __u32 act)
 {
-	struct deed deed = {.label = current_label(),
-			    .from = dentry,
-			    .mnt = mnt,
-			    .hook = hook,
-			    .acts = 1 << act};
+	struct deed deed = {
+		.label = current_label(), .from = dentry, .hook = hook, .acts = 1 << act};
 
-	return deed.label ? judge_names(&deed, 0) : 0;
+	if (!deed.label)
+		return 0;
+	deed.mnt = BPF_CORE_READ(dir, mnt);
+	return judge_names(&deed, 0);
 }
 
 static __always_inline int judge_two(struct dentry *from, struct dentry *to, const struct path *dir,
@@ -103,53 +103,52 @@ static __always_inline int judge_two(struct dentry *from, struct dentry *to, con
 			    .hook = hook,
 			    .acts = 1 << ACT_RENAME};
 
+	if (!deed.label)
+		return 0;
 	deed.mnt = BPF_CORE_READ(dir, mnt);
-	return deed.label ? judge_names(&deed, 1 << ACT_RENAME | 1 << ACT_WRITE) : 0;
+	return judge_names(&deed, 1 << ACT_RENAME | 1 << ACT_WRITE);
 }
 
 SEC("lsm/path_unlink")
 int BPF_PROG(on_path_unlink, const struct path *dir, struct dentry *dentry)
 {
-	return judge_one(dentry, BPF_CORE_READ(dir, mnt), HOOK_DELETE, ACT_DELETE);
+	return judge_one(dentry, dir, HOOK_DELETE, ACT_DELETE);
 }
 
 SEC("lsm/path_rmdir")
 int BPF_PROG(on_path_rmdir, const struct path *dir, struct dentry *dentry)
 {
-	return judge_one(dentry, BPF_CORE_READ(dir, mnt), HOOK_DELETE, ACT_DELETE);
+	return judge_one(dentry, dir, HOOK_DELETE, ACT_DELETE);
 }
 
 SEC("lsm/path_truncate")
 int BPF_PROG(on_path_truncate, const struct path *path)
 {
-	return judge_one(BPF_CORE_READ(path, dentry), BPF_CORE_READ(path, mnt), HOOK_TRUNCATE,
-			 ACT_WRITE);
+	return judge_one(path->dentry, path, HOOK_TRUNCATE, ACT_WRITE);
 }
 
 SEC("lsm/path_chmod")
 int BPF_PROG(on_path_chmod, const struct path *path)
 {
-	return judge_one(BPF_CORE_READ(path, dentry), BPF_CORE_READ(path, mnt), HOOK_ATTRIBUTES,
-			 ACT_WRITE);
+	return judge_one(path->dentry, path, HOOK_ATTRIBUTES, ACT_WRITE);
 }
 
 SEC("lsm/path_chown")
 int BPF_PROG(on_path_chown, const struct path *path)
 {
-	return judge_one(BPF_CORE_READ(path, dentry), BPF_CORE_READ(path, mnt), HOOK_ATTRIBUTES,
-			 ACT_WRITE);
+	return judge_one(path->dentry, path, HOOK_ATTRIBUTES, ACT_WRITE);
 }
 
 SEC("lsm/path_symlink")
 int BPF_PROG(on_path_symlink, const struct path *dir, struct dentry *dentry)
 {
-	return judge_one(dentry, BPF_CORE_READ(dir, mnt), HOOK_LINK, ACT_WRITE);
+	return judge_one(dentry, dir, HOOK_LINK, ACT_WRITE);
 }
 
 SEC("lsm/path_mknod")
 int BPF_PROG(on_path_mknod, const struct path *dir, struct dentry *dentry)
 {
-	return judge_one(dentry, BPF_CORE_READ(dir, mnt), HOOK_OPEN, ACT_WRITE);
+	return judge_one(dentry, dir, HOOK_OPEN, ACT_WRITE);
 }
 
 SEC("lsm/path_link")
@@ -174,7 +173,7 @@ int BPF_PROG(on_path_rename, const struct path *from_dir, struct dentry *from,
 SEC("fentry/security_inode_free")
 int BPF_PROG(on_inode_free, struct inode *inode)
 {
-	if (!BPF_CORE_READ(inode, i_nlink)) {
+	if (!inode->i_nlink) {
 		struct inode_key key = key_of(inode);
 		bpf_map_delete_elem(&marks, &key);
 		bpf_map_delete_elem(&own_places, &key);

@@ -120,10 +120,10 @@ SEC("lsm/socket_bind")
 int BPF_PROG(on_socket_bind, struct socket *sock, struct sockaddr *address, int addrlen)
 {
 	struct label *label = current_label();
-	struct sock *sk = BPF_CORE_READ(sock, sk);
 
 	if (!label)
 		return 0;
+	struct sock *sk = BPF_CORE_READ(sock, sk);
 	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_UNIX)
 		return hook_result(judge_unix_bind(label, address, addrlen));
 	return hook_result(judge_call(label, sk, address, addrlen, HOOK_BIND));
@@ -213,7 +213,7 @@ static __always_inline int judge_peer(struct deed *deed, struct sock *other, boo
 {
 	struct unix_sock *end = (struct unix_sock *)other;
 
-	if (!deed->label || !BPF_CORE_READ(end, addr))
+	if (!BPF_CORE_READ(end, addr))
 		return 0;
 	struct work *work = claim_work();
 	if (!work)
@@ -230,7 +230,7 @@ int BPF_PROG(on_unix_stream_connect, struct sock *sock, struct sock *other, stru
 {
 	struct deed deed = {.label = current_label(), .hook = HOOK_CONNECT};
 
-	return hook_result(judge_peer(&deed, other, false));
+	return deed.label ? hook_result(judge_peer(&deed, other, false)) : 0;
 }
 
 /* Called for each message. Whoever is connected has been asked about by then; what is denied
@@ -239,6 +239,9 @@ SEC("lsm/unix_may_send")
 int BPF_PROG(on_unix_may_send, struct socket *sock, struct socket *other)
 {
 	struct deed deed = {.label = current_label(), .hook = HOOK_SEND};
+
+	if (!deed.label)
+		return 0;
 	struct sock *end = BPF_CORE_READ(other, sk);
 	struct unix_sock *from = (struct unix_sock *)BPF_CORE_READ(sock, sk);
 

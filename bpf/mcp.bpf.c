@@ -205,40 +205,47 @@ static __always_inline int after_bytes(struct bpf_raw_tracepoint_args *ctx, bool
 	return judge(label, &read);
 }
 
-SEC("raw_tp/sys_exit")
-int after_read(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_read)
 {
 	return after_bytes(ctx, false, false);
 }
 
-SEC("raw_tp/sys_exit")
-int after_readv(struct bpf_raw_tracepoint_args *ctx)
+HANDLES(after_read, read)
+
+HANDLER(after_readv)
 {
 	return after_bytes(ctx, true, false);
 }
 
+HANDLES(after_readv, readv)
+
 /* A peek leaves the data in the socket: the read that takes it will be judged. */
-SEC("raw_tp/sys_exit")
-int after_recvfrom(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_recvfrom)
 {
 	if (PT_REGS_PARM4_CORE_SYSCALL(saved_regs(ctx)) & MSG_PEEK)
 		return 0;
 	return after_bytes(ctx, false, false);
 }
 
-SEC("raw_tp/sys_exit")
-int after_recvmsg(struct bpf_raw_tracepoint_args *ctx)
+HANDLES(after_recvfrom, recvfrom)
+
+HANDLER(after_recvmsg)
 {
 	if (PT_REGS_PARM3_CORE_SYSCALL(saved_regs(ctx)) & MSG_PEEK)
 		return 0;
 	return after_bytes(ctx, false, true);
 }
 
-SEC("raw_tp/sys_exit")
-int after_write(struct bpf_raw_tracepoint_args *ctx)
+HANDLES(after_recvmsg, recvmsg)
+
+HANDLER(after_write)
 {
 	end_write(result_of(ctx));
 	return 0;
 }
+
+HANDLES(after_write, write)
+HANDLES(after_write, writev)
+HANDLES(after_write, pwritev2)
 
 char LICENSE[] SEC("license") = "GPL";

@@ -198,20 +198,21 @@ static __always_inline int after_call(struct bpf_raw_tracepoint_args *ctx, __u16
 	return tell(label, op, result_of(ctx), PARM(1), (const void *)PARM(2), PARM(3));
 }
 
-SEC("raw_tp/sys_exit")
-int after_connect(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_connect)
 {
 	return after_call(ctx, SOCKET_CONNECT);
 }
 
-SEC("raw_tp/sys_exit")
-int after_bind(struct bpf_raw_tracepoint_args *ctx)
+HANDLES(after_connect, connect)
+
+HANDLER(after_bind)
 {
 	return after_call(ctx, SOCKET_BIND);
 }
 
-SEC("raw_tp/sys_exit")
-int after_accept(struct bpf_raw_tracepoint_args *ctx)
+HANDLES(after_bind, bind)
+
+HANDLER(after_accept)
 {
 	struct label *label = current_label();
 	long fd = result_of(ctx);
@@ -220,6 +221,9 @@ int after_accept(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	return tell(label, SOCKET_ACCEPT, 0, fd, NULL, 0);
 }
+
+HANDLES(after_accept, accept)
+HANDLES(after_accept, accept4)
 
 /* A send that names its destination is a connect of its own. TCP looks at the name only for the
  * first bytes of a fast open. */
@@ -242,17 +246,17 @@ static __always_inline int after_send(struct bpf_raw_tracepoint_args *ctx, const
 }
 
 /* sendto: (fd, bytes, count, flags, address, length) */
-SEC("raw_tp/sys_exit")
-int after_sendto(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_sendto)
 {
 	end_write(result_of(ctx));
 	return after_send(ctx, (const void *)PARM(5), PARM(6), PARM(4));
 }
 
+HANDLES(after_sendto, sendto)
+
 /* sendmsg: (fd, message, flags); sendmmsg: (fd, messages, count, flags), of which the first tells
  */
-SEC("raw_tp/sys_exit")
-int after_sendmsg(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_sendmsg)
 {
 	struct user_msghdr header = {};
 
@@ -261,9 +265,11 @@ int after_sendmsg(struct bpf_raw_tracepoint_args *ctx)
 	return after_send(ctx, header.msg_name, header.msg_namelen, PARM(3) | PARM(4));
 }
 
+HANDLES(after_sendmsg, sendmsg)
+HANDLES(after_sendmsg, sendmmsg)
+
 /* socket: (family, type, protocol) */
-SEC("raw_tp/sys_exit")
-int after_socket(struct bpf_raw_tracepoint_args *ctx)
+HANDLER(after_socket)
 {
 	struct scratch *scratch = get_scratch();
 	struct socket_record *record = (void *)scratch;
@@ -284,5 +290,7 @@ int after_socket(struct bpf_raw_tracepoint_args *ctx)
 	report(scratch, label, NULL);
 	return 0;
 }
+
+HANDLES(after_socket, socket)
 
 char LICENSE[] SEC("license") = "GPL";

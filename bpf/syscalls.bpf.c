@@ -1,7 +1,14 @@
-/* The one program on the system call path. Attached only while a session exists, because it
- * puts every system call of every task on the slow path; an unlabelled task leaves it after one
- * failed lookup. */
+/* The one program on the system call path, where calls are not hooked one by one. Attached only
+ * while a session exists, because it puts every system call of every task on the slow path; an
+ * unlabelled task leaves it after one failed lookup. */
 #include "include/syscall.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 512);
+	__type(key, __u32);
+	__type(value, __u32);
+} syscall_handlers SEC(".maps");
 
 SEC("raw_tp/sys_exit")
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)

@@ -10,7 +10,7 @@ from agentd.daemon.report import Reporter
 from agentd.daemon.verdicts import Verdicts, worst
 from agentd.kernel.inodes import Found, Inode, InodeReader
 from agentd.kernel.maps import HoldValue
-from agentd.kernel.sensor import syscall_numbers
+from agentd.kernel.syscalls import syscall_numbers
 from agentd.kernel.wire import ACCESS_READ, ACCESS_WRITE, CHANGE, OPEN
 from agentd.policy.evaluator import Decision
 from agentd.workloads.identity import ProcessInfo, readable

@@ -27,6 +27,7 @@ from agentd.kernel.heartbeat import SUPERVISOR, Heartbeat
 from agentd.kernel.libbpf import KernelError
 from agentd.kernel.pins import Pins
 from agentd.kernel.sensor import Sensor
+from agentd.kernel.tier import OBSERVE
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
@@ -142,6 +143,7 @@ class Supervisor:
                 if not self._ever_ready:
                     return status if status > 0 else EXIT_FAILED
             self._publisher_gone(self._publisher.reap())
+            self._sensor.tick()
             if not self._engine_ready and self._stand_in is not None:
                 self._heartbeat.beat()
                 self._released += self._stand_in.release_all(
@@ -251,6 +253,8 @@ class Supervisor:
         self._sensor.enforce(self._config["tier"])
         for what, why in self._sensor.enforcer.refusals.items():
             _log(f"{what}: {why}")
+        if self._sensor.enforcer.tier != OBSERVE and self._sensor.syscalls.refusal:
+            _log(f"every system call is slower in a session: {self._sensor.syscalls.refusal}")
         self._heartbeat = Heartbeat(self._sensor.maps["enforcing"], SUPERVISOR)
         self._heartbeat.beat()
         guarded = self._sensor.maps.get("guarded")

@@ -6,7 +6,9 @@ of this also runs without privilege.
 
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 # capability.h of Linux 6.18, in bit order.
 # fmt: off
@@ -98,6 +100,10 @@ def effective_capabilities() -> set[str]:
 
 def kernel_config() -> tuple[str, dict[str, str]]:
     """(source file or "", {CONFIG_NAME: "y" | "m" | "n"}) for the options of CONFIG_HINTS."""
+    return _configured(CONFIG_HINTS)
+
+
+def _configured(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     release = os.uname().release
     candidates = (f"/boot/config-{release}", f"/lib/modules/{release}/config", "/proc/config.gz")
     for path in candidates:
@@ -107,7 +113,7 @@ def kernel_config() -> tuple[str, dict[str, str]]:
             continue
         if path.endswith(".gz"):
             content = zlib.decompress(content, _GZIP)
-        values = dict.fromkeys(CONFIG_HINTS, "n")
+        values = dict.fromkeys(names, "n")
         for line in content.decode("ascii", "replace").splitlines():
             name, _, value = line.partition("=")
             if name in values:
@@ -136,3 +142,33 @@ def lockdown(points: dict[str, list[str]]) -> str:
         return "absent"
     start, end = text.find("["), text.find("]")
     return text[start + 1 : end] if 0 <= start < end else text
+
+
+FULL: Final = "full"
+LAZY: Final = "lazy"
+_PREEMPTION: Final = {
+    "CONFIG_PREEMPT_NONE": "none",
+    "CONFIG_PREEMPT_VOLUNTARY": "voluntary",
+    "CONFIG_PREEMPT_LAZY": LAZY,
+}
+
+
+def preemption() -> str:
+    """Where the kernel takes the CPU from a task that runs kernel code.
+
+    `none` or `voluntary`: only where that code lets it. LAZY (Linux 6.13 and later): elsewhere only
+    for a real-time task, or when it has gone on for long. FULL: anywhere; also if nothing says.
+    """
+    version = os.uname().version.split()
+    if not any(word.startswith("PREEMPT") for word in version):
+        return "voluntary"
+    if "PREEMPT_DYNAMIC" not in version:
+        return FULL
+    chosen = read_text("/sys/kernel/debug/sched/preempt") or ""
+    if "(" in chosen:
+        return chosen[chosen.index("(") + 1 : chosen.index(")")]
+    for word in (read_text("/proc/cmdline") or "").split():
+        if word.startswith("preempt="):
+            return word.removeprefix("preempt=")
+    _, options = _configured(_PREEMPTION)
+    return next((found for name, found in _PREEMPTION.items() if options.get(name) == "y"), FULL)

@@ -6,11 +6,12 @@ libbpf 1.x (`bpf/libbpf.h`, `bpf/bpf.h`); every failure raises `KernelError` wit
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Iterator
-from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ctypes import c_char_p, c_int, c_size_t, c_void_p
 from typing import Final
 
 from agentd.errors import AgentdError
+from agentd.kernel.libbpf_calls import open_library
 
 BPF_ANY: Final = 0
 BPF_NOEXIST: Final = 1
@@ -28,6 +29,8 @@ CGROUP_ATTACH_TYPES: Final = {
 _TYPE_TRACING: Final = 26  # enum bpf_prog_type
 _ATTACH_MODIFY_RETURN: Final = 26  # enum bpf_attach_type
 _OVERRIDE: Final = "fmod_ret/"
+_NEXT_PROGRAM: Final = "bpf_object__next_program"
+_RETURN: Final = "fexit/"
 _KIND_FUNC: Final = 12  # BTF_KIND_FUNC
 _ERR_PTR: Final = 2**64 - 4095
 _SECURITY_NAMES: Final = {
@@ -48,54 +51,7 @@ class KernelError(AgentdError):
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _open_library() -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    except OSError as error:
-        raise AgentdError(
-            f"libbpf 1.x is not installed ({error}); install the package libbpf1"
-        ) from error
-    signatures: dict[str, tuple[object, list[object]]] = {
-        "libbpf_set_print": (c_void_p, [c_void_p]),
-        "bpf_object__open_mem": (c_void_p, [c_char_p, c_size_t, c_void_p]),
-        "bpf_object__load": (c_int, [c_void_p]),
-        "bpf_object__close": (None, [c_void_p]),
-        "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
-        "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
-        "bpf_program__name": (c_char_p, [c_void_p]),
-        "bpf_program__section_name": (c_char_p, [c_void_p]),
-        "bpf_program__fd": (c_int, [c_void_p]),
-        "bpf_program__set_autoload": (c_int, [c_void_p, c_bool]),
-        "bpf_program__autoload": (c_bool, [c_void_p]),
-        "btf__load_vmlinux_btf": (c_void_p, []),
-        "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
-        "btf__free": (None, [c_void_p]),
-        "bpf_program__set_type": (c_int, [c_void_p, c_int]),
-        "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
-        "bpf_program__set_attach_target": (c_int, [c_void_p, c_int, c_char_p]),
-        "bpf_map__name": (c_char_p, [c_void_p]),
-        "bpf_map__fd": (c_int, [c_void_p]),
-        "bpf_map__key_size": (c_uint32, [c_void_p]),
-        "bpf_map__value_size": (c_uint32, [c_void_p]),
-        "bpf_map__max_entries": (c_uint32, [c_void_p]),
-        "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
-        "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
-        "bpf_link_create": (c_int, [c_int, c_int, c_int, c_void_p]),
-        "bpf_map_lookup_elem": (c_int, [c_int, c_char_p, c_void_p]),
-        "bpf_map_update_elem": (c_int, [c_int, c_char_p, c_char_p, c_uint64]),
-        "bpf_map_delete_elem": (c_int, [c_int, c_char_p]),
-        "bpf_map_get_next_key": (c_int, [c_int, c_char_p, c_void_p]),
-        "bpf_obj_pin": (c_int, [c_int, c_char_p]),
-        "bpf_obj_get": (c_int, [c_char_p]),
-    }
-    for name, (restype, argtypes) in signatures.items():
-        function = getattr(library, name)
-        function.restype = restype
-        function.argtypes = argtypes
-    return library
-
-
-_lib = _open_library()
+_lib = open_library()
 _messages: list[str] = []
 _MESSAGE_ROOM: Final = 1 << 18  # a verifier log is one message
 
@@ -210,7 +166,10 @@ def _sizes(pointer: int) -> tuple[int, int, int]:
 
 
 class BpfObject:
-    """One compiled object, loaded. Maps in `shared` of the same name and sizes are reused."""
+    """One compiled object, loaded. Maps in `shared` of the same name and sizes are reused.
+
+    Those of constants, whose names have a dot, are its own.
+    """
 
     def __init__(
         self,
@@ -219,6 +178,8 @@ class BpfObject:
         shared: dict[str, Map],
         *,
         retarget: bool = False,
+        without: str = "",
+        constants: Mapping[str, bytes] | None = None,
         exists: Callable[[str], bool] = lambda _function: True,
     ) -> None:
         """Load it. `retarget`: its LSM programs override `security_*` functions instead.
@@ -226,8 +187,11 @@ class BpfObject:
         Where such a function takes other arguments than the hook, the object has a program of
         the section `fmod_ret/security_*`, which then takes the other one's place.
 
-        `exists` says whether the kernel has a function; an LSM program whose hook it lacks is left
-        out, its hook is then in `missing`.
+        `without`: programs whose sections begin like this are left out. `constants`: section -> its
+        bytes, to be compiled in.
+
+        `exists` says whether the kernel has a function. A program for the return of one that it
+        lacks is left out; so is an LSM program whose hook it lacks, which is then in `missing`.
 
         Raises KernelError with libbpf's own words, the verifier's among them.
         """
@@ -237,42 +201,58 @@ class BpfObject:
         self._object = _lib.bpf_object__open_mem(elf, len(elf), None)
         if not self._object:
             raise KernelError(self._explain("open"), ctypes.get_errno())
-        for pointer in self._each("bpf_object__next_map"):
-            known = shared.get(_lib.bpf_map__name(pointer).decode())
-            if known and known.sizes == _sizes(pointer):
-                _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
+        self._prepare_maps(shared, constants or {})
         self.missing: list[str] = []
-        overrides = {
-            section
-            for section in map(_section, self._each("bpf_object__next_program"))
-            if section.startswith(_OVERRIDE)
-        }
-        for pointer in self._each("bpf_object__next_program"):
-            hook = _hook_of(pointer)
-            if hook is None:
-                if not retarget and _section(pointer) in overrides:
-                    self._leave_out(pointer)
-            elif retarget and _OVERRIDE + _function(hook) in overrides:
-                self._leave_out(pointer)
-            elif not exists(f"{_function(hook) if retarget else f'bpf_lsm_{hook}'}"):
-                self.missing.append(hook)
-                self._leave_out(pointer)
-            elif retarget:
-                self._override(pointer, _function(hook))
+        self._prepare_programs(without, exists, retarget=retarget)
         result = _lib.bpf_object__load(self._object)
         if result < 0:
+            self.close()
             raise KernelError(self._explain("load"), -result)
         self.maps = {m.name: m for m in map(self._map, self._each("bpf_object__next_map"))}
         self.programs = {
             p.name: p
             for p in map(
                 self._program,
-                filter(_lib.bpf_program__autoload, self._each("bpf_object__next_program")),
+                filter(_lib.bpf_program__autoload, self._each(_NEXT_PROGRAM)),
             )
         }
 
     def _explain(self, step: str) -> str:
         return "\n".join([f"BPF object {self.name}: {step}", *_messages])
+
+    def _prepare_maps(self, shared: dict[str, Map], constants: Mapping[str, bytes]) -> None:
+        for pointer in self._each("bpf_object__next_map"):
+            name = _lib.bpf_map__name(pointer).decode()
+            known = shared.get(name)
+            if name in constants:
+                value = constants[name]
+                _check(name, _lib.bpf_map__set_initial_value(pointer, value, len(value)))
+            elif known and known.sizes == _sizes(pointer):
+                _check("reuse map", _lib.bpf_map__reuse_fd(pointer, known.fd))
+
+    def _prepare_programs(
+        self, without: str, exists: Callable[[str], bool], *, retarget: bool
+    ) -> None:
+        sections = {pointer: _section(pointer) for pointer in self._each(_NEXT_PROGRAM)}
+        for pointer, section in sections.items():
+            hook = _hook_of(section)
+            if without and section.startswith(without):
+                self._leave_out(pointer)
+            elif section.startswith(_RETURN):
+                if not exists(section.removeprefix(_RETURN)):
+                    self._leave_out(pointer)
+            elif section.startswith(_OVERRIDE):
+                if not retarget:
+                    self._leave_out(pointer)
+            elif hook is None:
+                continue
+            elif retarget and _OVERRIDE + _function(hook) in sections.values():
+                self._leave_out(pointer)
+            elif not exists(_function(hook) if retarget else f"bpf_lsm_{hook}"):
+                self.missing.append(hook)
+                self._leave_out(pointer)
+            elif retarget:
+                self._override(pointer, _function(hook))
 
     @staticmethod
     def _leave_out(pointer: int) -> None:
@@ -280,14 +260,12 @@ class BpfObject:
 
     @staticmethod
     def _override(pointer: int, function: str) -> None:
-        _check("retarget", _lib.bpf_program__set_type(pointer, _TYPE_TRACING))
-        _check(
-            "retarget", _lib.bpf_program__set_expected_attach_type(pointer, _ATTACH_MODIFY_RETURN)
-        )
-        _check(
-            f"retarget to {function}",
+        for result in (
+            _lib.bpf_program__set_type(pointer, _TYPE_TRACING),
+            _lib.bpf_program__set_expected_attach_type(pointer, _ATTACH_MODIFY_RETURN),
             _lib.bpf_program__set_attach_target(pointer, 0, function.encode()),
-        )
+        ):
+            _check(f"retarget to {function}", result)
 
     def _each(self, function: str) -> Iterator[int]:
         pointer = None
@@ -303,7 +281,8 @@ class BpfObject:
         """Adds its maps to `shared`; one that did not fit is replaced there."""
         for bpf_map in self.maps.values():
             known = shared.get(bpf_map.name)
-            if known is not None and known.sizes == bpf_map.sizes:
+            is_constant = "." in bpf_map.name
+            if is_constant or (known is not None and known.sizes == bpf_map.sizes):
                 bpf_map.close()
                 continue
             if known is not None:
@@ -328,9 +307,8 @@ def _section(pointer: int) -> str:
     return str(_lib.bpf_program__section_name(pointer).decode())
 
 
-def _hook_of(pointer: int) -> str | None:
+def _hook_of(section: str) -> str | None:
     """The LSM hook of a program, None if it is of another kind."""
-    section = _section(pointer)
     return section.removeprefix("lsm/") if section.startswith("lsm/") else None
 
 

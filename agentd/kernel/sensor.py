@@ -5,131 +5,23 @@ die with it, not with the engine that consumes the rings.
 """
 
 import os
-import platform
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from agentd.errors import AgentdError
+from agentd.kernel.compiled import FOLDER, compiled
 from agentd.kernel.enforcer import Enforcer
 from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
 from agentd.kernel.pins import Pins
+from agentd.kernel.syscalls import LINKS, SystemCalls
 from agentd.kernel.tier import OBSERVE
-from agentd.kernel.wire import U32
 
-_FOLDER: Final = Path(__file__).parent / "objects"
-OBJECTS: Final = (
-    "attribution",
-    "exec",
-    "syscalls",
-    "files",
-    "changes",
-    "sockets",
-    "mcp",
-    "network",
-)
+OBJECTS: Final = ("attribution", "exec", "network")
 
 _RAW_TRACEPOINTS: Final = {
     "on_fork": "sched_process_fork",
     "on_exit": "sched_process_exit",
     "on_exec": "sched_process_exec",
 }
-_SYSCALL_LINK: Final = "on_sys_exit"
 _CGROUP_PROGRAMS: Final = ("on_connect4", "on_connect6", "on_sendmsg4", "on_sendmsg6")
-
-SYSCALLS: Final[dict[str, dict[str, int]]] = {
-    "x86_64": {
-        "read": 0,
-        "write": 1,
-        "open": 2,
-        "readv": 19,
-        "writev": 20,
-        "socket": 41,
-        "connect": 42,
-        "accept": 43,
-        "sendto": 44,
-        "recvfrom": 45,
-        "sendmsg": 46,
-        "recvmsg": 47,
-        "bind": 49,
-        "truncate": 76,
-        "rename": 82,
-        "rmdir": 84,
-        "creat": 85,
-        "link": 86,
-        "unlink": 87,
-        "openat": 257,
-        "unlinkat": 263,
-        "renameat": 264,
-        "linkat": 265,
-        "accept4": 288,
-        "open_by_handle_at": 304,
-        "sendmmsg": 307,
-        "renameat2": 316,
-        "pwritev2": 328,
-        "openat2": 437,
-        "pidfd_getfd": 438,
-    },
-    "aarch64": {
-        "unlinkat": 35,
-        "linkat": 37,
-        "renameat": 38,
-        "truncate": 45,
-        "openat": 56,
-        "read": 63,
-        "write": 64,
-        "readv": 65,
-        "writev": 66,
-        "socket": 198,
-        "bind": 200,
-        "accept": 202,
-        "connect": 203,
-        "sendto": 206,
-        "recvfrom": 207,
-        "sendmsg": 211,
-        "recvmsg": 212,
-        "accept4": 242,
-        "open_by_handle_at": 265,
-        "sendmmsg": 269,
-        "renameat2": 276,
-        "pwritev2": 287,
-        "openat2": 437,
-        "pidfd_getfd": 438,
-    },
-}
-"""System call numbers by machine (asm/unistd_64.h, asm-generic/unistd.h)."""
-
-_HANDLERS: Final = {
-    "after_read": ("read",),
-    "after_readv": ("readv",),
-    "after_recvfrom": ("recvfrom",),
-    "after_recvmsg": ("recvmsg",),
-    "after_open": ("open", "openat", "openat2", "creat", "open_by_handle_at", "pidfd_getfd"),
-    "after_change": ("unlink", "rmdir", "truncate"),
-    "after_change_at": ("unlinkat",),
-    "after_move": ("rename", "link"),
-    "after_move_at": ("renameat", "renameat2", "linkat"),
-    "after_socket": ("socket",),
-    "after_connect": ("connect",),
-    "after_bind": ("bind",),
-    "after_accept": ("accept", "accept4"),
-    "after_sendto": ("sendto",),
-    "after_sendmsg": ("sendmsg", "sendmmsg"),
-}
-
-
-_WRITE_HANDLERS: Final = {"after_write": ("write", "writev", "pwritev2")}
-"""Where writes are held: how much of each the channel has taken."""
-
-
-def syscall_numbers() -> dict[str, int]:
-    """The numbers of this machine. Raises AgentdError on an architecture that is not known."""
-    try:
-        return SYSCALLS[platform.machine()]
-    except KeyError:
-        raise AgentdError(
-            f"agentd does not know the system calls of {platform.machine()}"
-        ) from None
 
 
 class Sensor:
@@ -139,9 +31,9 @@ class Sensor:
         self.maps: dict[str, Map] = {}
         self._programs: dict[str, Program] = {}
         self._always: list[int] = []
-        self._syscalls: int | None = None
         self._guards: dict[str, list[int]] = {}
         self._pins: Pins | None = None
+        self.syscalls = SystemCalls()
         self.enforcer = Enforcer()
 
     def load(self, left: dict[str, Map] | None = None) -> None:
@@ -151,31 +43,18 @@ class Sensor:
         """
         self.maps |= left or {}
         for name in OBJECTS:
-            path = _FOLDER / f"{name}.bpf.o"
-            if not path.is_file():
-                raise AgentdError(f"{path} is missing; run `make objects` or reinstall agentd")
-            loaded = BpfObject(name, path.read_bytes(), self.maps)
+            loaded = BpfObject(name, compiled(name), self.maps)
             loaded.share_maps(self.maps)
             self._programs |= loaded.programs
             loaded.close()
-        self._handle(_HANDLERS)
+        self.syscalls.load(self.maps)
         trim_heap()
-
-    def _handle(self, handlers: Mapping[str, tuple[str, ...]]) -> None:
-        """Lets these programs see the end of the system calls that they name."""
-        numbers = syscall_numbers()
-        for program, calls in handlers.items():
-            for call in calls:
-                if call in numbers:
-                    self.maps["syscall_handlers"].put(
-                        U32.pack(numbers[call]), U32.pack(self._programs[program].fd)
-                    )
 
     def enforce(self, tier: str) -> None:
         """Loads the LSM programs: those of a tier, or of the best one ("auto")."""
-        self.enforcer.load(tier, _FOLDER, self.maps)
+        self.enforcer.load(tier, FOLDER, self.maps)
         if self.enforcer.families["mcp"] != OBSERVE:
-            self._handle(_WRITE_HANDLERS)
+            self.syscalls.handle_writes(self.maps)
 
     def attach(self, pins: Pins) -> None:
         """Attaches what is always on: attribution, and decisions where the kernel takes them.
@@ -188,7 +67,7 @@ class Sensor:
             pins.make()
             for bpf_map in self.maps.values():
                 pins.keep_map(bpf_map)
-        kept = {_SYSCALL_LINK}
+        kept = set(LINKS)
         for name, tracepoint in _RAW_TRACEPOINTS.items():
             link = self._programs[name].attach_raw_tracepoint(tracepoint)
             self._always.append(link)
@@ -228,26 +107,24 @@ class Sensor:
             os.close(fd)
 
     def watch_syscalls(self, wanted: bool) -> None:
-        """Attaches or detaches the program on the system call path; idempotent."""
-        if wanted and self._syscalls is None:
-            dispatcher = self._programs[_SYSCALL_LINK]
-            self._syscalls = dispatcher.attach_raw_tracepoint("sys_exit")
-            self._keep(_SYSCALL_LINK, self._syscalls)
-        elif not wanted and self._syscalls is not None:
-            if self._pins is not None:
-                self._pins.drop_link(_SYSCALL_LINK)
-            os.close(self._syscalls)
-            self._syscalls = None
+        """Attaches or detaches what sees the end of system calls; idempotent."""
+        if wanted:
+            self.syscalls.watch(self._pins)
+        else:
+            self.syscalls.unwatch(self._pins)
+
+    def tick(self) -> None:
+        """Goes on with what takes long; to be called now and then."""
+        self.syscalls.tick(self._pins)
 
     def close(self, *, leave: bool = False) -> None:
         """Detaches and unloads everything; with `leave`, all but what is pinned."""
-        if not leave:
-            self.watch_syscalls(wanted=False)
-            if self._pins is not None:
-                self._pins.remove()
+        if not leave and self._pins is not None:
+            self._pins.remove()
         for cgroup in list(self._guards):
             self.unguard(cgroup)
         self.enforcer.close()
+        self.syscalls.close()
         for fd in self._always:
             os.close(fd)
         self._always.clear()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from agentd.kernel import tiers
+from agentd.kernel import host, syscalls, tiers
 from agentd.kernel.enforcer import AUTO
+from agentd.kernel.pins import Pins
 from agentd.kernel.sensor import Sensor
 from tests.host.support.servers import AGENTD
 from tests.lab.plugin import FIGURES
@@ -18,6 +19,7 @@ from tests.lab.plugin import FIGURES
 pytestmark = pytest.mark.lab
 
 OLD = pytest.mark.lab(kernels=["5.10"])
+PREEMPTED = pytest.mark.lab(kernels=["6.12"], append="preempt=full")
 NO_LSM = pytest.mark.lab(append="lsm=lockdown,yama")
 
 
@@ -57,6 +59,52 @@ def test_the_verifier_accepts_every_object() -> None:
         sensor.enforce(AUTO)
         assert set(sensor.enforcer.families.values()) == {tiers.ENFORCE_LSM}
         assert sensor.enforcer.refusals == {}
+        assert sensor.syscalls.refusal == ""
+    finally:
+        sensor.close()
+
+
+def test_hooked_calls_are_let_go_after_the_last_session(
+    kernel: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those that nobody has hooked keep their speed, and one that waits is not hooked for good."""
+    assert host.preemption() == ("lazy" if kernel == "7.2" else "voluntary")
+    monkeypatch.setattr(syscalls, "LINGER_S", 0.0)
+    before = hooked_functions()
+    sensor = Sensor()
+    try:
+        sensor.load()
+        sensor.enforce(AUTO)
+        sensor.attach(Pins(tmp_path))
+        sensor.watch_syscalls(wanted=True)
+        during = hooked_functions() - before
+        assert {"__x64_sys_read", "__x64_sys_openat", "__x64_sys_write"} <= during
+        assert not {"__x64_sys_getppid", "__x64_sys_close"} & during
+        sensor.watch_syscalls(wanted=False)
+        for _ in during:
+            sensor.tick()
+        after = hooked_functions() - before
+        assert {name for name in after if name.startswith("__x64_sys_")} == set()
+        assert "security_inode_free" in after
+    finally:
+        sensor.close()
+    assert hooked_functions() == before
+
+
+def hooked_functions() -> set[str]:
+    """What ftrace says is hooked."""
+    lines = Path("/sys/kernel/tracing/enabled_functions").read_text().splitlines()
+    return {line.split()[0] for line in lines}
+
+
+@PREEMPTED
+def test_a_kernel_that_is_preempted_anywhere_gets_the_raw_tracepoint() -> None:
+    """It would leave out an fexit program that it has entered on the same CPU before."""
+    assert host.preemption() == host.FULL
+    sensor = Sensor()
+    try:
+        sensor.load()
+        assert "preempted anywhere" in sensor.syscalls.refusal
     finally:
         sensor.close()
 
@@ -83,6 +131,7 @@ def test_the_verifier_accepts_every_object_as_an_override(
         assert sensor.enforcer.refusals.keys() == {tiers.ENFORCE_LSM}
         record_property(FIGURES, f"hooks that cannot be overridden: {sensor.enforcer.missing}")
         assert sensor.enforcer.missing == {}
+        assert sensor.syscalls.refusal == ""
     finally:
         sensor.close()
 

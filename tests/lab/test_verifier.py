@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agentd.kernel import syscalls
 from agentd.kernel.enforcer import FAMILIES
 from agentd.kernel.sensor import OBJECTS
 from agentd.kernel.tier import ENFORCE_FMODRET, ENFORCE_LSM, OBSERVE
@@ -22,8 +23,14 @@ def check(
     rows = verifier.verified()
     verifier.show(rows)
     record_property(FIGURES, capsys.readouterr().out)
-    assert {row.object for row in rows if row.tier == OBSERVE} == set(OBJECTS)
-    assert {row.object for row in rows if row.tier == tier} == set(FAMILIES.values())
+    handling = set(syscalls.OBJECTS)
+    assert {row.object for row in rows if row.tier == OBSERVE} == handling | {
+        *OBJECTS,
+        syscalls.DISPATCHER,
+    }
+    assert {row.object for row in rows if row.tier == tier} == handling | {
+        *FAMILIES.values(),
+    }
     assert all(0 < row.walked < ENOUGH * verifier.LIMIT for row in rows), rows
 
 
