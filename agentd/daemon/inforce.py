@@ -61,7 +61,7 @@ from agentd.workloads.workload import Workload
 _KINDS = {"base": NAME_BASE, "suffix": NAME_SUFFIX, "dir": NAME_DIR, "prefix": NAME_PREFIX}
 _FLAGS = ((WATCH, NAME_WATCH), (HOLD, NAME_HOLD), (WRITE_ONLY, NAME_WRITE_ONLY))
 _ACTIONS = {"ask": ACTION_ASK, "deny": ACTION_DENY, "kill": ACTION_KILL, "tell": ACTION_TELL}
-_RESCAN_POLLS = 8
+_RESCAN_POLLS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class PolicyInForce:
         return self._answer(problems)
 
     def rescan(self) -> None:
-        """Looks for files that have appeared under watched names, every eighth call."""
+        """Looks for files that have appeared under watched names, every other call."""
         self._polls += 1
         if self._polls % _RESCAN_POLLS == 0 and len(self._registry):
             self.watched.rescan()

@@ -12,8 +12,8 @@ from tests.adversarial.support.vault import SECRET, Vault, became_of, vault_unde
 from tests.host.support.daemon import Daemon
 from tests.host.support.processes import wait_until
 
-RESCAN_S = 0.6
-"""Within 0.25 s the daemon looks for files that nobody has told it of."""
+RESCAN_S = 1.0
+"""Every half a second the daemon looks for files that nobody has told it of."""
 
 
 @pytest.fixture(scope="module")
