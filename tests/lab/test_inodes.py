@@ -18,7 +18,7 @@ from tests.host.support.daemon import workload
 from tests.host.support.puppet import Puppet
 from tests.lab.sessions import EVENT_S, SessionDaemon, outcome
 
-pytestmark = pytest.mark.lab
+pytestmark = pytest.mark.lab(kernels=["6.1", "7.2"])
 _AHEAD = 3000
 
 
