@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PACKAGES := ca-certificates clang libbpf-dev llvm make python3 python3-venv
-TEST_PACKAGES := git openssl
+TEST_PACKAGES := git openssl strace
 LAB_PACKAGES := busybox-static debian-archive-keyring kmod qemu-system-x86 systemd
 
 # ---- BPF objects -------------------------------------------------------------------------

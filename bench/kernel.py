@@ -60,7 +60,7 @@ class Place:
             Path(self.path("open", sort)).write_text(sort)
         source = Path(__file__).parent / "calls.c"
         program = self.path("exec", "plain")
-        subprocess.run(["gcc", "-O2", "-static", "-o", program, str(source)], check=True)
+        subprocess.run(["clang", "-O2", "-static", "-o", program, str(source)], check=True)
         for sort in ("denied", "held"):
             Path(self.path("exec", sort)).write_bytes(Path(program).read_bytes())
             Path(self.path("exec", sort)).chmod(0o755)

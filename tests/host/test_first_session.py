@@ -27,7 +27,7 @@ from tests.host.support.terminal import Terminal
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 README = REPOSITORY / "README.md"
-MOTD = Path("/etc/motd")
+ISSUE = Path("/etc/issue.net")
 CREDENTIALS = Path.home() / ".aws" / "credentials"
 MADE = (Path("/tmp/agentd-demo"), Path("/tmp/agentd-demo-tools"))
 ONE_AT_A_TIME = Path("/run/lock/agentd-first-session.lock")
@@ -43,8 +43,8 @@ class Session:
 
     steps: dict[str, str]
     daemon: str
-    motd_before: bytes
-    motd_after: bytes
+    issue_before: bytes
+    issue_after: bytes
     stop_status: int
     stop_s: float
     outlived: list[psutil.Process]
@@ -86,7 +86,7 @@ def fresh_places() -> Iterator[None]:
             shutil.rmtree(path, ignore_errors=True)
         had_credentials = CREDENTIALS.exists()
         had_directory = CREDENTIALS.parent.exists()
-        motd = MOTD.read_bytes()
+        issue = ISSUE.read_bytes()
         yield
         for path in MADE:
             shutil.rmtree(path, ignore_errors=True)
@@ -94,8 +94,8 @@ def fresh_places() -> Iterator[None]:
             CREDENTIALS.unlink(missing_ok=True)
         if not had_directory and CREDENTIALS.parent.exists():
             CREDENTIALS.parent.rmdir()
-        if motd != MOTD.read_bytes():
-            MOTD.write_bytes(motd)
+        if issue != ISSUE.read_bytes():
+            ISSUE.write_bytes(issue)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def session(fresh_places: None, tmp_path_factory: pytest.TempPathFactory) -> Ses
     environment = {**os.environ, "AGENTD_CONFIG": str(configuration)}
     environment.pop("AGENTD_SOCKET", None)
     cgroups = host_state().cgroups
-    motd = MOTD.read_bytes()
+    issue = ISSUE.read_bytes()
     with Terminal(["make", "run"], REPOSITORY, environment) as terminal:
 
         def ready() -> bool:
@@ -133,8 +133,8 @@ def session(fresh_places: None, tmp_path_factory: pytest.TempPathFactory) -> Ses
         return Session(
             steps=steps,
             daemon=terminal.text(),
-            motd_before=motd,
-            motd_after=MOTD.read_bytes(),
+            issue_before=issue,
+            issue_after=ISSUE.read_bytes(),
             stop_status=status,
             stop_s=took,
             outlived=outlived,
@@ -154,7 +154,7 @@ def test_a_refused_call_names_rule_and_reason_and_has_no_effect(session: Session
     assert shown.startswith("error: ")
     assert "denied-by-agentd: demo-outside-directory: Write only below /tmp/agentd-demo." in shown
     assert "nobody noticed" not in shown
-    assert session.motd_after == session.motd_before
+    assert session.issue_after == session.issue_before
 
 
 def test_a_call_waits_until_it_is_approved(session: Session) -> None:

@@ -288,8 +288,6 @@ def test_held_process_that_is_killed(place: Place) -> None:
 
 def test_traced_from_outside(place: Place) -> None:
     """Under strace a hold works: the tracer passes the stop on."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
     tool = place.copy("/bin/touch", "ask-first")
     effect = place.base / "effect-strace"
     labelled = shell(place.daemon, f"read line; {tool} {effect}; true")

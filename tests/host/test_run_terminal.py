@@ -139,7 +139,7 @@ def test_window_size(terminal: Terminal) -> None:
 
 def test_an_interactive_shell_inside(terminal: Terminal) -> None:
     terminal.type("PS1='INNER> ' agentd-run bash --norc --noprofile --noediting -i\n")
-    terminal.expect("INNER> ")
+    terminal.expect("\nINNER> ")  # not the echo of the command
     shell = terminal.foreground()
     terminal.type("sleep 100\n")
     until(lambda: terminal.foreground() != shell)

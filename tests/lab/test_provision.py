@@ -31,7 +31,7 @@ AGENTD = Path("/usr/local/bin/agentd")
 SOCKET = Path("/run/agentd/control.sock")
 UNITS = Path("/etc/systemd/system")
 RULES = Path("/etc/agentd/rules.d/tested.yaml")
-MOTD = Path("/etc/motd")
+ISSUE = Path("/etc/issue.net")
 DEMO = Path("/tmp/agentd-demo")
 DENIED = Path("/srv/denied")
 INSTALLED = ("/etc/agentd", "/etc/nats", "/etc/passwd", "/etc/group", UNITS, "/opt", AGENTD)
@@ -175,7 +175,7 @@ def test_the_publisher_has_a_user_of_its_own_and_no_privilege() -> None:
 
 def test_the_sample_agent(tmp_path: Path) -> None:
     """One call is allowed, one denied, one held: in effect, on record and in the stream."""
-    motd = MOTD.read_bytes()
+    issue = ISSUE.read_bytes()
     (watched, streamed) = (tmp_path / "watched", tmp_path / "streamed")
     with watched.open("wb") as file:
         watch = subprocess.Popen([AGENTD, "watch"], stdout=file)
@@ -195,7 +195,7 @@ def test_the_sample_agent(tmp_path: Path) -> None:
         for process in (watch, consumer):
             process.terminate()
             process.wait(EVENT_S)
-    assert MOTD.read_bytes() == motd
+    assert ISSUE.read_bytes() == issue
     assert [path.name for path in DEMO.iterdir()] == ["old.txt"]
     assert answers() == [
         f"ok: wrote {DEMO}/notes.txt",

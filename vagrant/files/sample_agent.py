@@ -13,7 +13,7 @@ from pathlib import Path
 PLACE = Path("/tmp/agentd-demo")
 CALLS = [
     ("write_file", {"path": f"{PLACE}/notes.txt", "content": "hello\n"}),
-    ("write_file", {"path": "/etc/motd", "content": "Pwned by an agent, and nobody noticed.\n"}),
+    ("write_file", {"path": "/etc/issue.net", "content": "Pwned by an agent, nobody noticed.\n"}),
     ("move_file", {"source": f"{PLACE}/notes.txt", "destination": f"{PLACE}/old.txt"}),
 ]
 

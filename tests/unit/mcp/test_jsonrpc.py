@@ -114,6 +114,19 @@ def test_deep_batch_is_seen() -> None:
     assert {"batch", "too-deep"} <= set(message.anomalies)
 
 
+@pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}")])
+@pytest.mark.parametrize("beside", [b"", b',"b":' + b"[" * 20_000 + b"]" * 20_000])
+def test_no_value_is_deeper_than_the_strict_parser_allows(
+    opened: bytes, closed: bytes, beside: bytes
+) -> None:
+    """Python 3.12 reads ten times as deep, which kills what converts a value recursively."""
+    deep = opened * 1_030 + b"1" + closed * 1_030
+    message = only(CALL.replace(b'{"p":1}}', deep + beside + b"}"))
+    assert (message.method, message.params["name"]) == ("tools/call", "rm")
+    assert message.anomalies == ("too-deep",)
+    assert message.params["arguments"] is None
+
+
 def test_too_deep_and_too_dense_is_invalid_not_missing() -> None:
     message = only(CALL.replace(b'{"p":1}', b"[" * 300_000 + b"]" * 300_000))
     assert (message.kind, message.anomalies) == ("invalid", ("too-deep", "not-jsonrpc"))

@@ -76,6 +76,13 @@ def open_for_writing(pid: int, below: Path) -> list[str]:
     return found
 
 
+def test_what_a_login_imports_is_there_before_the_publisher_may_not_read_it() -> None:
+    """A checkout below /root is closed to the publisher's user."""
+    code = "import sys, agentd.stream.__main__; print('nkeys' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give root up")
 def test_the_source_reads_on_without_any_right_to_the_file(tmp_path: Path) -> None:
     """Root alone may enter the directory; a WAL that begins anew changes nothing."""
