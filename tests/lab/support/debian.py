@@ -62,14 +62,6 @@ class Apt:
             if record.strip():
                 yield dict(re.findall(r"^([\w-]+): (.*)$", record, re.MULTILINE))
 
-    def needed_by(self, package: str) -> list[str]:
-        """The package and all that it depends on, without what is only recommended."""
-        left_out = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-        options = ["--recurse", *(f"--no-{kind}" for kind in left_out)]
-        listed = self._start("apt-cache", "depends", *options, package)
-        listed.check_returncode()
-        return sorted({line for line in listed.stdout.splitlines() if line[:1].isalnum()})
-
     def unpack(self, packages: Sequence[str]) -> Path:
         """Download packages and unpack them over one another; returns the directory."""
         root = self._directory / "root"
