@@ -175,7 +175,8 @@ CASES = (
     ),
     Case(
         "words behind 100 KB of others",
-        "run('/bin/touch', '{effect}', *['/nonexistent/' + 'x' * 1000] * 100, '{forbidden_word}')",
+        "run('/bin/touch', '{effect}', *['/nonexistent/' + 'x' * 1000] * 100,"
+        " '/nonexistent/{forbidden_word}')",
         enforce="killed",
     ),
     Case(
