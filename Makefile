@@ -120,13 +120,14 @@ kernels: setup-dev ## fetch the kernels of the VM tests into a cache, once (as r
 
 KERNEL ?= 6.12
 APPEND ?=
+COUNT ?=
 CMD ?=
 .PHONY: lab
 lab: export KERNEL := $(KERNEL)
 lab: export APPEND := $(APPEND)
 lab: export CMD := $(CMD)
-lab: setup-dev ## KERNEL=5.10|6.1|6.12|7.2 [APPEND=lsm=...] [CMD=...]: a shell or CMD in a VM (as root)
-	@$(BIN)/python -m tests.lab.run --append="$$APPEND" "$$KERNEL" "$$CMD"
+lab: setup-dev ## KERNEL=5.10|6.1|6.12|7.2 [APPEND=lsm=...] [COUNT=1] [CMD=...]: a shell or CMD in a VM (as root)
+	@$(BIN)/python -m tests.lab.run $(if $(COUNT),--count) --append="$$APPEND" "$$KERNEL" "$$CMD"
 
 .PHONY: bench
 bench: setup-dev ## measure; prints tables, writes bench/out/*.json (as root)

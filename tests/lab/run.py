@@ -1,6 +1,6 @@
 """`make lab`: one command, or a shell, on a lab kernel.
 
-    python -m tests.lab.run [--append "lsm=lockdown,yama"] [--timeout S] 6.12 [COMMAND]
+    python -m tests.lab.run [--append "lsm=lockdown,yama"] [--count] [--timeout S] 6.12 [COMMAND]
 
 COMMAND is bash, run as root in the checkout with its virtual environment on PATH; without one, a
 terminal gets a shell and anything else `agentd doctor`. The exit code is the command's; 125 if the
@@ -38,7 +38,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return _NO_EXIT_CODE
     with tempfile.TemporaryDirectory(prefix="agentd-lab-") as share:
-        machine = Machine(kernel, Path(share), asked.append, asked.cpus, asked.memory)
+        cpus = 1 if asked.count else asked.cpus
+        machine = Machine(kernel, Path(share), asked.append, cpus, asked.memory)
+        machine.counted = asked.count
         process = machine.start(command, terminal=terminal)
         deadline = threading.Timer(asked.timeout, process.kill)
         deadline.start()
@@ -65,6 +67,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("kernel", help=f"a series: {', '.join(SERIES)}")
     parser.add_argument("command", nargs="?", default="", help="bash; default: a shell")
     parser.add_argument("--append", default="", help="kernel parameters")
+    parser.add_argument(
+        "--count", action="store_true", help="one CPU, whose clock counts instructions"
+    )
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--memory", type=int, default=2048, help="MiB")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds it may run")

@@ -15,6 +15,7 @@ from agentd.kernel.pins import Pins
 from agentd.kernel.sensor import Sensor
 from tests.host.support.servers import AGENTD
 from tests.lab.plugin import FIGURES
+from tests.lab.support.hooks import hooked_functions
 
 pytestmark = pytest.mark.lab
 
@@ -89,12 +90,6 @@ def test_hooked_calls_are_let_go_after_the_last_session(
     finally:
         sensor.close()
     assert hooked_functions() == before
-
-
-def hooked_functions() -> set[str]:
-    """What ftrace says is hooked."""
-    lines = Path("/sys/kernel/tracing/enabled_functions").read_text().splitlines()
-    return {line.split()[0] for line in lines}
 
 
 @PREEMPTED

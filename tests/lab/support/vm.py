@@ -33,6 +33,7 @@ class Machine:
     """A kernel, its machine, and `share`, a directory of the host that the guest may write to.
 
     `append`: kernel parameters beside our own. `memory_mib`: what the overlay lives in, too.
+    `counted`: its clock moves one nanosecond an instruction, whatever else the host does.
     """
 
     kernel: Kernel
@@ -41,6 +42,7 @@ class Machine:
     cpus: int = 2
     memory_mib: int = 2048
     environment: dict[str, str] = field(default_factory=dict)
+    counted: bool = False
 
     @property
     def console(self) -> Path:
@@ -105,6 +107,7 @@ class Machine:
             # which the kernel patches a call on another CPU, and the kernel panics.
             *("-machine", "q35", "-accel", "tcg,thread=single"),
             *("-cpu", _CPU_MODELS.get(self.kernel.series, "max")),
+            *(("-icount", "shift=0,sleep=on") if self.counted else ()),
             *("-smp", str(self.cpus), "-m", f"{self.memory_mib}M"),
             *("-kernel", str(self.kernel.image), "-initrd", str(self.share / "initramfs")),
             *("-append", " ".join([*_BOOT_PARAMETERS, self.append])),
