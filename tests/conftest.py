@@ -1,6 +1,7 @@
 """What holds for every test: no silent skips on request, and nothing left behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,9 @@ NO_SKIPS = os.environ.get("AGENTD_NO_SKIPS") == "1"
 
 def pytest_sessionstart() -> None:
     become_subreaper()
+    # A shell starts what runs in its background with these ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
