@@ -20,6 +20,7 @@ from tests.host.support.processes import wait_until
 _VARIABLE: Final = "AGENTD_BENCH_SYSDIG"
 _POWERLESS: Final = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 _LACKING: Final = ("engine is not supported in this build", "unrecognized option")
+_MODERN: Final = ("--modern-bpf", "--cpus-for-each-buffer", "1")  # one for two needs two CPUs
 _ASKED_S: Final = 60.0
 _READY_S: Final = 600.0  # an emulated machine verifies its programs for minutes
 _WATCHED: Final = "evt.type in (open, openat, openat2, creat, execve, execveat, connect)"
@@ -35,7 +36,7 @@ def why_unusable() -> str | None:
     if program is None:
         return f"{_VARIABLE} names none, and none is on PATH (upstream has packages)"
     said = subprocess.run(
-        [*_POWERLESS, program, "--modern-bpf", "-n", "1"],
+        [*_POWERLESS, program, *_MODERN, "-n", "1"],
         capture_output=True, text=True, check=False, timeout=_ASKED_S,
     )  # fmt: skip
     if any(words in said.stderr for words in _LACKING):
@@ -60,7 +61,7 @@ def watching(directory: Path, name: str) -> Iterator[Path]:
     wanted = f"proc.name={name} and {_WATCHED}"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [program, "--modern-bpf", "-w", captured, wanted], stdout=sink, stderr=sink
+            [program, *_MODERN, "-w", captured, wanted], stdout=sink, stderr=sink
         )
     try:
         wait_until(
