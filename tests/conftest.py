@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.host.support.daemon import require_root
 from tests.host.support.leftovers import host_state, leftovers
 from tests.host.support.processes import become_subreaper
 
@@ -19,6 +20,16 @@ def pytest_sessionstart() -> None:
     # A shell starts what runs in its background with these ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The only skip there is: without root no program gets into a kernel, here or in a VM."""
+    reason = require_root()
+    if reason is not None:
+        for item in items:
+            if any(item.get_closest_marker(name) for name in ("host", "lab", "root")):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,6 @@
 """What outlives the daemon: maps and links pinned in a bpf file system.
 
-    /sys/fs/bpf/agentd[-XXXXXXXX]/maps/NAME     every map
+    /sys/fs/bpf/agentd[-0123abcd]/maps/NAME     every map
                                   links/NAME    the attachment of program NAME
 
 A link that is pinned in the place of another one takes over from it: the new program runs before

@@ -7,12 +7,9 @@ import pytest
 from tests.adversarial.support.arena import FREE, Arena, arena_under_guard
 from tests.adversarial.support.case import AT_LEAST, UNTRIED, Case
 from tests.adversarial.support.sections import SECTIONS
-from tests.host.support.daemon import Daemon, require_root
+from tests.host.support.daemon import Daemon
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(require_root() is not None, reason=str(require_root())),
-]
+pytestmark = pytest.mark.host
 TRIED = {
     f"{section}: {case.name}": case
     for section, cases in SECTIONS.items()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 import pytest
 
-from tests.host.support.daemon import Daemon, require_root, workload
+from tests.host.support.daemon import Daemon, workload
 from tests.host.support.processes import wait_until
 from tests.host.support.stdio_client import StdioClient
 
@@ -27,10 +27,7 @@ MINI = [
     "-SE",
     str(Path(__file__).parents[1] / "host" / "support" / "mini_server.py"),
 ]
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(require_root() is not None, reason=str(require_root())),
-]
+pytestmark = pytest.mark.host
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.support.daemon import require_root
 from tests.lab.support.kernels import fetch
 from tests.lab.support.vm import Machine
 
@@ -12,7 +11,7 @@ BOOT_LIMIT_S = 240
 
 
 @pytest.mark.timeout(BOOT_LIMIT_S + 30)
-@pytest.mark.skipif(require_root() is not None, reason="needs root")
+@pytest.mark.root
 def test_a_machine_that_panics_has_no_exit_code_and_says_why(tmp_path: Path) -> None:
     machine = Machine(fetch("6.12"), tmp_path)
     process = machine.start("echo hello; sync; echo c >/proc/sysrq-trigger; sleep 60")

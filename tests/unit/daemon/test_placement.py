@@ -24,7 +24,7 @@ def report_placement() -> None:
     print(policy, nice, slice_ns)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a better priority is a privilege")
+@pytest.mark.root  # a better priority is a privilege
 @pytest.mark.parametrize(("started", "expected"), [(0, -10), (5, -5), (-15, -20)])
 def test_better_than_the_work_and_never_real_time(started: int, expected: int) -> None:
     code = "from tests.unit.daemon.test_placement import report_placement as r; r()"

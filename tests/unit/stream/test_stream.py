@@ -31,6 +31,7 @@ def test_the_engine_reads_the_floor_of_its_own_journal_only(tmp_path: Path) -> N
 
 
 @given(st.binary(max_size=200))
+@pytest.mark.root  # to give the file to somebody else
 def test_a_state_that_somebody_else_wrote_is_no_state(data: bytes) -> None:
     assert Progress.of(data).floor >= 0
 
@@ -83,7 +84,7 @@ def test_what_a_login_imports_is_there_before_the_publisher_may_not_read_it() ->
     assert done.stdout == "True\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give root up")
+@pytest.mark.root  # to give it up
 def test_the_source_reads_on_without_any_right_to_the_file(tmp_path: Path) -> None:
     """Root alone may enter the directory; a WAL that begins anew changes nothing."""
     path = tmp_path / "private" / "j.db"
