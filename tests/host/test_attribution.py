@@ -160,7 +160,8 @@ os.killpg(0, 9)
 
     wait_until(lambda: any("sleep" in p["exe"] for p in tree()), 5.0, "the grandchild is there")
     rows = tree()
-    root = labelled.events("session.start")[0]["process"]["pid"]
+    start = labelled.wait_for(lambda event: event["class"] == "session.start")
+    root = start["process"]["pid"]
     assert len(rows) == 152
     assert rows[0]["pid"] == root
     assert [row["depth"] for row in rows].count(1) == 150

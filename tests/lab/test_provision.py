@@ -34,6 +34,7 @@ RULES = Path("/etc/agentd/rules.d/tested.yaml")
 ISSUE = Path("/etc/issue.net")
 DEMO = Path("/tmp/agentd-demo")
 DENIED = Path("/srv/denied")
+OWN = ("/etc/agentd", "/run/agentd", "/var/lib/agentd")
 INSTALLED = ("/etc/agentd", "/etc/nats", "/etc/passwd", "/etc/group", UNITS, "/opt", AGENTD)
 SCRIPT = [str(REPOSITORY / "vagrant" / "provision.sh")]
 ENVIRONMENT = {
@@ -106,6 +107,8 @@ def files() -> dict[str, tuple[int, int, int]]:
 @pytest.fixture(scope="module", autouse=True)
 def provisioned() -> Iterator[None]:
     """The script has run, and the administrator has rules of their own."""
+    for place in OWN:  # the host may have run agentd too, and its files are seen here
+        shutil.rmtree(place, ignore_errors=True)
     DENIED.parent.mkdir(exist_ok=True)
     DENIED.write_text("denied\n")
     never = [{"exe": "/nonexistent/tested"}]
@@ -137,7 +140,7 @@ def provisioned() -> Iterator[None]:
     subprocess.run([AGENTD, "unload"], check=True)
     for group in Path("/sys/fs/cgroup").rglob("agentd-s-*"):
         group.rmdir()  # the next daemon would
-    for place in ("/etc/agentd", "/run/agentd", "/var/lib/agentd"):
+    for place in OWN:
         shutil.rmtree(place)
 
 
