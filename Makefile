@@ -99,7 +99,7 @@ PYTEST_ARGS ?=
 test: setup-dev kernels ## all tests; a run that leaves anything behind fails
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-C_FILES := $(BPF_SOURCES) $(BPF_HEADERS)
+C_FILES := $(BPF_SOURCES) $(BPF_HEADERS) $(wildcard bench/*.c)
 PYTHON_TREES := agentd bench bpf tests
 .PHONY: lint
 lint: setup-dev ## ruff, mypy --strict, clang-format

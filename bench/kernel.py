@@ -6,13 +6,18 @@
 The second way the clock of the machine counts instructions: what else the host does has no part in
 the figures, and neither has that some instructions take longer than others.
 
-Conditions, in every round: `off` (twice), `idle` (agentd in force, no session), `unlabelled` (a
-task outside, while a session exists), `allowed` (of the session, judged and let go), `denied`,
-`held` (the engine judges the call before it goes on; fewer calls), and as peers `auditd` and
-`sysdig` (its modern eBPF probe), watching the same calls of the measured process. A ratio is that
-of a condition's time to the mean of both `off` of its round; the median over rounds is printed. The
-calls are made by one static program (calls.c), so that an exec is as short as it can be and the
-hooks show most.
+Calls: `open` (and close; the machine's files lie on overlayfs, which opens each file twice), `exec`
+(and fork and exit), `connect` (TCP, to the same machine) and `associate` (the same call on a UDP
+socket, where the kernel does next to nothing).
+
+Conditions, in every round: `off` (twice), `empty` (no agentd, but a program that does nothing on
+each of the hooks that decide on these calls: the floor), `idle` (agentd in force, no session),
+`unlabelled` (a task outside, while a session exists), `allowed` (of the session, judged and let
+go), `denied`, `held` (the engine judges the call before it goes on; fewer calls), and as peers
+`auditd` and `sysdig` (its modern eBPF probe), watching the same calls of the measured process. A
+ratio is that of a condition's time to the mean of both `off` of its round; the median over rounds
+is printed. The calls are made by one static program (calls.c), so that an exec is as short as it
+can be and the hooks show most.
 """
 
 import argparse
@@ -28,20 +33,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import audit_peer, report, sysdig_peer
+from bench import audit_peer, empty_hooks, report, sysdig_peer
 from tests.host.support.daemon import Daemon, Document, workload
 from tests.host.support.processes import become_subreaper, wait_until
 from tests.lab.support.hooks import hooked_functions
 
-KINDS = ("open", "exec", "connect")
-COUNTS = {"open": 8_000, "exec": 200, "connect": 8_000}
+KINDS = ("open", "exec", "connect", "associate")
+COUNTS = {"open": 8_000, "exec": 200, "connect": 2_000, "associate": 8_000}
 HELD_COUNT = 40
 SETTLE_S = 10.0  # in which the engine takes in the session's records; it has the same CPU
 UNLOADED_S = 120.0
 UNLABELLED_LIMIT = 1.03
 EXPECTED = {"denied": errno.EPERM}
 _ADDRESS = {"plain": "127.0.0.1", "denied": "127.77.0.1", "held": "127.78.0.1"}
-_PORT = 9
 
 
 class SlowDaemon(Daemon):
@@ -101,7 +105,7 @@ class Caller:
     def nanoseconds(self, kind: str, sort: str) -> float:
         """The median time of a call of this kind on what is of this sort."""
         count = HELD_COUNT if sort == "held" else COUNTS[kind]
-        what = f"{_ADDRESS[sort]} {_PORT}" if kind == "connect" else self._place.path(kind, sort)
+        what = self._place.path(kind, sort) if kind in ("open", "exec") else _ADDRESS[sort]
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{kind} {what} {count}\n")
@@ -139,6 +143,9 @@ def one_round(place: Place, directory: Path, times: Times, peers: Collection[str
 
     measure("off", plain)
     hooked = hooked_functions()
+    directory.mkdir()
+    with empty_hooks.attached(directory):
+        measure("empty", plain)
     with SlowDaemon(directory, place.rules()) as daemon:
         measure("idle", plain)
         labelled = daemon.run("bench", plain)
@@ -183,7 +190,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     become_subreaper()
-    conditions = ["off", "off again", "idle", "unlabelled", "allowed", "denied", "held"]
+    conditions = ["off", "off again", "empty", "idle", "unlabelled", "allowed", "denied", "held"]
     unusable = {"sysdig": sysdig_peer.why_unusable(), "auditd": audit_peer.why_unusable()}
     peers = [peer for peer, why in unusable.items() if why is None]
     if "auditd" in peers:
@@ -207,8 +214,9 @@ def main() -> None:
         rows,
     )
     for kind in KINDS:
-        ratio = summary[f"{kind}: unlabelled"]["ratio"]
-        print(report.verdict(f"{kind}, unlabelled", ratio, UNLABELLED_LIMIT, "times"))
+        ratio, floor = (summary[f"{kind}: {of}"]["ratio"] for of in ("unlabelled", "empty"))
+        said = report.verdict(f"{kind}, unlabelled", ratio, UNLABELLED_LIMIT, "times", digits=3)
+        print(f"{said}; an empty program alone: {floor:.3f}")
     for peer, why in unusable.items():
         if why is not None:
             print(f"{peer} was not measured: {why}", file=sys.stderr)

@@ -58,16 +58,16 @@ def verdict(
     between: tuple[float, float] | None = None,
     *,
     at_least: bool = False,
+    digits: int = 1,
 ) -> str:
-    """One line that holds a measured value against its target.
+    """One line that holds a measured value against its target, with `digits` decimals.
 
     `between` is the value's confidence interval; the line says so if the limit lies in it.
     """
     met = value >= limit if at_least else value <= limit
     sign = ">=" if at_least else "<="
-    line = (
-        f"{'ok  ' if met else 'MISS'} {what}: {value:,.1f} {unit} (target {sign} {limit:g} {unit})"
-    )
+    measured = f"{value:,.{digits}f} {unit}"
+    line = f"{'ok  ' if met else 'MISS'} {what}: {measured} (target {sign} {limit:g} {unit})"
     if between is not None and between[0] <= limit <= between[1]:
         line += f"; not certain, 95 % interval {between[0]:+.1f} to {between[1]:+.1f} {unit}"
     return line

@@ -4,6 +4,18 @@
 
 #define FORK_BURST 64
 
+/* Whatever was known under the number of a process that is gone. */
+static __always_inline void forget(__u32 tgid)
+{
+	volatile __u8 *byte = labelled_byte(tgid);
+
+	if (byte && !*byte)
+		return;
+	bpf_map_delete_elem(&labels, &tgid);
+	if (byte)
+		*byte = 0;
+}
+
 SEC("raw_tp/sched_process_fork")
 int on_fork(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -16,12 +28,15 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 		return 0; /* a thread */
 	label = label_of(tgid);
 	if (!label) {
-		bpf_map_delete_elem(&labels, &child_tgid);
+		forget(child_tgid);
 		return 0;
 	}
 	struct label inherited = *label;
 	inherited.start_ns = BPF_CORE_READ(child, start_boottime);
 	__u32 reserved = reservation();
+	volatile __u8 *byte = labelled_byte(child_tgid);
+	if (byte)
+		*byte = 1;
 	/* The place that on_task_alloc has kept is used when there is no other. */
 	if (bpf_map_update_elem(&labels, &child_tgid, &inherited, BPF_ANY) &&
 	    (bpf_map_delete_elem(&labels, &reserved) ||
@@ -67,15 +82,17 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	if (BPF_CORE_READ(task, signal, live.counter) > 0)
 		return 0;
 	judge_ends(tgid);
-	if (!label)
+	if (!label) {
+		forget(tgid);
 		return 0;
+	}
 	count_total(label->session, REC_EXIT);
 	fill_head(&record.head, REC_EXIT, label);
 	record.code = BPF_CORE_READ(task, exit_code);
 	if (BPF_CORE_READ(task, signal, flags) & 4) /* SIGNAL_GROUP_EXIT */
 		record.code = BPF_CORE_READ(task, signal, group_exit_code);
 	send_record(&record, sizeof(record), label->workload);
-	bpf_map_delete_elem(&labels, &tgid);
+	forget(tgid);
 	return 0;
 }
 

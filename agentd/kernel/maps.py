@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from agentd.kernel.labelled import Labelled
 from agentd.kernel.libbpf import BPF_EXIST, KernelError, Map
 from agentd.kernel.net_wire import MAX_SOCKET_RULES, SOCKET_RULE, SOCKET_RULES_BANK
 from agentd.kernel.waits import Waits
@@ -88,6 +89,7 @@ class KernelMaps:
     def __init__(self, maps: Mapping[str, Map]) -> None:
         self._maps = dict(maps)
         self.labels = self._maps["labels"]
+        self._labelled = Labelled(self._maps["labelled"].fd)
         self.holds = self._maps["holds"]
         self.waits = Waits(self._maps["waits"].fd)
         self.events = self._maps["events"]
@@ -98,6 +100,7 @@ class KernelMaps:
     def label(self, tgid: int, start_ns: int, session: int, workload: int) -> None:
         """Labels a process; what it forks from now on inherits it."""
         self.labels.put(U32.pack(tgid), LABEL.pack(start_ns, session, workload, 0))
+        self._labelled.mark(tgid)
 
     def unlabel(self, tgid: int) -> None:
         """Takes a label away."""

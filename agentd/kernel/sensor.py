@@ -9,6 +9,7 @@ from typing import Final
 
 from agentd.kernel.compiled import FOLDER, compiled
 from agentd.kernel.enforcer import Enforcer
+from agentd.kernel.labelled import Labelled
 from agentd.kernel.libbpf import BpfObject, KernelError, Map, Program, trim_heap
 from agentd.kernel.pins import Pins
 from agentd.kernel.syscalls import LINKS, SystemCalls
@@ -73,6 +74,7 @@ class Sensor:
             self._always.append(link)
             self._keep(name, link)
             kept.add(name)
+        Labelled(self.maps["labelled"].fd).mark_all(self.maps["labels"])
         for name, link in self.enforcer.attach():
             self._keep(name, link)
             kept.add(name)

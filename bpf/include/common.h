@@ -11,8 +11,20 @@ static __always_inline __u32 current_tgid(void)
 	return BPF_CORE_READ(task, tgid);
 }
 
+/* The byte of a process in `labelled`; NULL for a number that is too high to have one. */
+static __always_inline volatile __u8 *labelled_byte(__u32 tgid)
+{
+	__u32 index = tgid / LABELLED_ROW;
+	struct labelled_row *row = bpf_map_lookup_elem(&labelled, &index);
+	return row ? &row->of[tgid % LABELLED_ROW] : NULL;
+}
+
 static __always_inline struct label *label_of(__u32 tgid)
 {
+	volatile __u8 *byte = labelled_byte(tgid);
+
+	if (byte && !*byte)
+		return NULL;
 	return bpf_map_lookup_elem(&labels, &tgid);
 }
 

@@ -40,6 +40,24 @@ struct {
 	__type(value, struct label);
 } labels SEC(".maps");
 
+#define LABELLED_ROW  64
+#define LABELLED_ROWS 65536 /* a byte for every number up to PID_MAX_LIMIT */
+
+struct labelled_row {
+	__u8 of[LABELLED_ROW];
+};
+
+/* Which processes may have a label: looked at before `labels`, at a quarter of the price. User
+ * space only sets these bytes, after the label; they are cleared in attribution.bpf.c, where it is
+ * certain that the process is gone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LABELLED_ROWS);
+	__type(key, __u32);
+	__type(value, struct labelled_row);
+} labelled SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_WORKLOADS);

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.kernel import libbpf
+from agentd.kernel.labelled import Labelled
 from agentd.kernel.libbpf import BpfObject, Map
 from agentd.kernel.wire import LABEL, U32
 from agentd.workloads.procfs import read_process
@@ -34,6 +35,7 @@ def labels() -> Iterator[Map]:
         )
         open_fds += [each.fd for each in loaded.programs.values()]
         loaded.close()
+    Labelled(shared["labelled"].fd).mark(os.getpid())
     yield shared["labels"]
     for fd in open_fds:
         os.close(fd)
