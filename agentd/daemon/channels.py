@@ -108,13 +108,13 @@ class Channels:
         self._conversations: OrderedDict[frozenset[ProcessKey], Conversation] = OrderedDict()
 
     def get(self, ino: int, peer_ino: int, reader: ProcessInfo) -> Channel:
-        """The channel of an inode, made and looked into /proc for if it is new."""
+        """The channel of an inode, made if it is new."""
         channel = self._channels.get(ino)
         if channel is not None:
             if channel.reader.info is not reader:  # inherited, or handed over
                 channel.reader = Party(reader)
             return channel
-        return self._add(ino, peer_ino, reader, self._find_writer(ino, peer_ino, reader))
+        return self._add(ino, peer_ino, reader, None)
 
     def _add(
         self, ino: int, peer_ino: int, reader: ProcessInfo, writer: ProcessInfo | None
@@ -129,7 +129,7 @@ class Channels:
         )
         role = self._kernel.role_of(ino)
         if role & ROLE_MCP:  # an engine before this one has learnt it
-            channel.is_mcp = True
+            self._is_mcp(channel)
             channel.role = "server" if role & ROLE_TO_SERVER else "client"
         self._channels[ino] = channel
         if len(self._channels) > _CHANNELS_MAX:
@@ -166,7 +166,8 @@ class Channels:
             return
         if not channel.is_mcp and not (protocol.is_mcp(message) or message.method in _OURS):
             return
-        channel.is_mcp = True
+        if not channel.is_mcp:
+            self._is_mcp(channel)
         role = protocol.reader_role(message) or self._role_of_pair(channel)
         if channel.outgoing is not None:  # its writer may lie about what it is
             role = self._role_of_pair(channel) or role or "client"
@@ -179,6 +180,16 @@ class Channels:
             self._watch_requests(channel)
         else:
             self._watch_answers(channel)
+
+    def _is_mcp(self, channel: Channel) -> None:
+        """Only now it is worth the time to look into /proc for who is at the other end."""
+        channel.is_mcp = True
+        reader = channel.reader.info
+        if channel.writer is None:
+            writer = self._find_writer(channel.ino, channel.peer_ino, reader)
+            if writer is not None:
+                channel.writer = self._party(writer)
+                channel.conversation = self._conversation(reader, writer)
 
     def not_mcp(self, channel: Channel) -> None:
         """A line that is no MCP. Where none ever was, the kernel need not look so closely."""

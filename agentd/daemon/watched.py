@@ -40,6 +40,18 @@ class Known(NamedTuple):
     handle: bytes
 
 
+class State(NamedTuple):
+    """Of a directory; it changes with every name that comes or goes in it."""
+
+    dev: int
+    ino: int
+    changed_ns: int
+
+    def settled(self) -> bool:
+        """Whether one more change would have another time."""
+        return time.time_ns() - self.changed_ns > _SETTLED_NS
+
+
 class WatchedFiles:
     """The kernel's map of watched inodes, and the name that each is watched for."""
 
@@ -49,7 +61,9 @@ class WatchedFiles:
         self._index = PathIndex()
         self._flags: list[int] = []
         self._wanted: dict[str, list[Wanted]] = {}
-        self._scanned: dict[str, tuple[int, int]] = {}
+        self._scanned: dict[str, State] = {}
+        self._absent: dict[str, tuple[str, State]] = {}
+        """Directories that are not there, and the state of what would have to change first."""
         self._trees: dict[str, bool] = {}
         """Directories of which a rule names all that is below (True), and those below them."""
         self.mark: Callable[[Inode, str, str], None] | None = None
@@ -62,6 +76,7 @@ class WatchedFiles:
         self._flags = []
         self._wanted = {}
         self._scanned = {}
+        self._absent = {}
         self._trees = {}
         for rule in policy.rules:
             if rule.on == "file.open":
@@ -76,22 +91,28 @@ class WatchedFiles:
     def rescan(self) -> None:
         """Enrols files that have come into being under a watched name without an event.
 
-        Only directories that have changed are read; about 2 us for each of the others.
+        Only directories that have changed are read; about 2 us for each of the others, and for
+        each that some absent ones would be in.
         """
         reader: InodeReader | None = None
         places = list(self._wanted)
+        states: dict[str, State | None] = {}
         for directory in places:
-            try:
-                status = os.stat(directory)
-            except OSError:
-                self._scanned.pop(directory, None)
-                if self._trees.get(directory) is False:
-                    del self._trees[directory], self._wanted[directory]
+            absent = self._absent.get(directory)
+            if absent is not None:
+                above, before = absent
+                if above not in states:
+                    states[above] = _state(above)
+                if states[above] == before:
+                    continue
+                del self._absent[directory]
+            state = _state(directory)
+            if state is None:
+                self._is_absent(directory)
                 continue
-            state = (status.st_ino, status.st_mtime_ns)
             if self._scanned.get(directory) == state:
                 continue
-            if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+            if state.settled():
                 self._scanned[directory] = state
             reader = reader or InodeReader()
             for name, flags in self._wanted[directory]:
@@ -100,6 +121,18 @@ class WatchedFiles:
                     self._enrol(reader.find(path, follow=flags != NAME_RUN), path, flags)
             if directory in self._trees:
                 places += self._look_into(directory, reader)
+
+    def _is_absent(self, directory: str) -> None:
+        self._scanned.pop(directory, None)
+        if self._trees.get(directory) is False:
+            del self._trees[directory], self._wanted[directory]
+            return
+        above, missing = os.path.dirname(directory), directory
+        while (state := _state(above)) is None and above != missing:
+            above, missing = os.path.dirname(above), above
+        # What a link leads to may appear without a change here.
+        if state is not None and state.settled() and not os.path.lexists(missing):
+            self._absent[directory] = above, state
 
     def _look_into(self, directory: str, reader: InodeReader) -> list[str]:
         """Enrols what lies in a directory of a tree; returns directories in it that are new."""
@@ -210,6 +243,15 @@ class WatchedFiles:
     def _want(self, place: str, flags: int) -> None:
         directory, name = os.path.split(place)
         self._wanted.setdefault(directory, []).append(Wanted(name, flags))
+
+
+def _state(directory: str) -> State | None:
+    """None if it is not there."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return State(status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 def _differ(one: bytes, other: bytes) -> bool:

@@ -107,7 +107,7 @@ class Talk:
         """The session's MCP events, once as many are there as were said, and a little later."""
         said = len(self.sent) + len(self._flat())
         ours = {self.server, self.client}
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while True:
             found = [
                 event

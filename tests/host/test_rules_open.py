@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.host.support.daemon import Daemon, workload
 from tests.host.support.labelled import Labelled, python, shell
 
 SECRET = b"the-secret-bytes"
+SETTLED_S, RESCAN_S = 1.2, 1.0
 READ = """
 import os, sys
 fd = os.open(sys.argv[1], int(sys.argv[2]))
@@ -42,6 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     secret.write_bytes(SECRET)
     other_name = base / "innocent"
     os.link(secret, other_name)
+    (base / "link").symlink_to(base / "target")
     rules = [
         {
             "id": "no-secret",
@@ -63,6 +66,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             "match": {"path": f"{base}/only/cat"},
             "when": "!event.process.exe.endsWith('/cat')",
             "action": "kill",
+        },
+        {
+            "id": "later",
+            "on": "file.open",
+            "match": {"path": [f"{base}/absent/deep/key", f"{base}/link/key"]},
+            "action": "deny",
         },
     ]
     daemon = Daemon(
@@ -154,6 +163,20 @@ def test_hard_link_to_a_file_that_is_newer_than_the_policy(place: Place) -> None
     fresh.write_bytes(SECRET)
     code = "import os, sys\nos.link(sys.argv[1], sys.argv[3])\nsys.argv[1] = sys.argv[3]\n" + READ
     assert_killed(python(place.daemon, code, fresh, os.O_RDONLY, place.base / "later-link"))
+
+
+@pytest.mark.parametrize("directory", ["absent/deep", "target"])
+def test_file_in_a_directory_that_came_later(place: Place, directory: str) -> None:
+    """It came without an event, and so did its file; the latter is known under any name then."""
+    witness = shell(place.daemon, "read line")  # without a session nobody looks
+    time.sleep(SETTLED_S + RESCAN_S)
+    secret = place.base / directory / "key"
+    secret.parent.mkdir(parents=True)
+    secret.write_bytes(SECRET)
+    time.sleep(RESCAN_S)
+    moved = secret.rename(place.base / "moved-key")
+    assert_killed(python(place.daemon, READ, moved, os.O_RDONLY), "later")
+    witness.finish(b"\n")
 
 
 def test_renamed_file(place: Place) -> None:
