@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +131,11 @@ def caller(command: list[str], place: Place) -> Iterator[Caller]:
 Times = dict[str, dict[str, list[float]]]
 
 
-def one_round(place: Place, directory: Path, times: Times, peers: Collection[str]) -> None:
-    """Every condition once, each with a caller of its own."""
+def one_round(place: Place, directory: Path, times: Times, unusable: dict[str, str | None]) -> None:
+    """Every condition once, each with a caller of its own.
+
+    `unusable`: why a peer cannot be measured, by its name; it learns of one that does not start.
+    """
     plain = [place.path("exec", "plain")]
 
     def measure(condition: str, command: list[str], sort: str = "plain") -> None:
@@ -159,10 +162,13 @@ def one_round(place: Place, directory: Path, times: Times, peers: Collection[str
     # The kernel takes the programs off one by one, a grace period each.
     wait_until(lambda: hooked_functions() == hooked, UNLOADED_S, "agentd's programs are off")
     measure("off again", plain)
-    if "sysdig" in peers:
-        with sysdig_peer.watching(directory / "sysdig", Path(plain[0]).name):
-            measure("sysdig", plain)
-    if "auditd" in peers:
+    if unusable["sysdig"] is None:
+        try:
+            with sysdig_peer.watching(directory / "sysdig", Path(plain[0]).name):
+                measure("sysdig", plain)
+        except sysdig_peer.NotStartedError as error:
+            unusable["sysdig"] = str(error)
+    if unusable["auditd"] is None:
         with audit_peer.watching(directory / "audit"):
             measure("auditd", audit_peer.in_audited_login(plain))
 
@@ -192,16 +198,20 @@ def main() -> None:
     become_subreaper()
     conditions = ["off", "off again", "empty", "idle", "unlabelled", "allowed", "denied", "held"]
     unusable = {"sysdig": sysdig_peer.why_unusable(), "auditd": audit_peer.why_unusable()}
-    peers = [peer for peer, why in unusable.items() if why is None]
-    if "auditd" in peers:
+    if unusable["auditd"] is None:
         audit_peer.spare_new_tasks()
-    conditions += peers
-    times: Times = {kind: {condition: [] for condition in conditions} for kind in KINDS}
+    times: Times = {
+        kind: {condition: [] for condition in (*conditions, *unusable)} for kind in KINDS
+    }
     with tempfile.TemporaryDirectory() as directory:
         place = Place(Path(directory))
         place.fill()
         for number in range(rounds):
-            one_round(place, Path(directory, f"round{number}"), times, peers)
+            one_round(place, Path(directory, f"round{number}"), times, unusable)
+    for peer, why in unusable.items():
+        if why is not None:
+            for taken in times.values():
+                del taken[peer]
     summary = summarise(times)
     rows = [
         [name, f"{each['ns']:,.0f}", f"{each['ratio']:.3f}",

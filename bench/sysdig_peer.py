@@ -26,6 +26,10 @@ _READY_S: Final = 600.0  # an emulated machine verifies its programs for minutes
 _WATCHED: Final = "evt.type in (open, openat, openat2, creat, execve, execveat, connect)"
 
 
+class NotStartedError(Exception):
+    """It has the probe, and the probe does not run on this kernel."""
+
+
 def why_unusable() -> str | None:
     """Why sysdig cannot be measured here, or None when it can.
 
@@ -52,7 +56,8 @@ def _program() -> str | None:
 def watching(directory: Path, name: str) -> Iterator[Path]:
     """Captures those calls of programs of this name into a file, which it yields.
 
-    Raises SystemExit when sysdig does not start, or has not captured each of the calls by the end.
+    Raises NotStartedError when sysdig does not start, SystemExit when it has not captured each of
+    the calls by the end.
     """
     program = _program()
     assert program is not None, why_unusable()
@@ -79,9 +84,10 @@ def watching(directory: Path, name: str) -> Iterator[Path]:
 
 
 def _attached(process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Whether it holds the attachments of its programs. Raises SystemExit if it has ended."""
+    """Whether it holds the attachments of its programs. Raises NotStartedError."""
     if process.poll() is not None:
-        raise SystemExit(f"sysdig ended with {process.returncode}\n{log.read_text()}")
+        said = " ".join(log.read_text().split())
+        raise NotStartedError(f"it ended with {process.returncode}: {said}")
     links = 0
     for fd in Path(f"/proc/{process.pid}/fdinfo").iterdir():
         try:
