@@ -1,6 +1,7 @@
 """`agentd unload`: ends what a daemon has left in the kernel."""
 
 import os
+import time
 from pathlib import Path
 
 import click
@@ -8,7 +9,10 @@ import click
 from agentd.cli.client import DaemonUnavailableError
 from agentd.cli.exits import Exit
 from agentd.cli.output import CommandError, Settings
+from agentd.kernel.libbpf import is_loaded
 from agentd.kernel.pins import Pins
+
+_PATIENCE_S = 120.0
 
 
 @click.command()
@@ -17,7 +21,8 @@ def unload(settings: Settings) -> None:
     """End all enforcement that outlives the daemon, and free it (as root).
 
     A daemon that is stopped or killed leaves its denials in force. After this, agents that run now
-    are governed by nobody until they are started anew.
+    are governed by nobody until they are started anew. It returns when the kernel has taken the
+    last program off its hook, which takes some ten seconds.
     """
     if os.geteuid() != 0:
         raise CommandError("unload must run as root", Exit.DENIED)
@@ -28,7 +33,17 @@ def unload(settings: Settings) -> None:
     else:
         raise CommandError("the daemon runs; stop it first (systemctl stop agentd)")
     pins = Pins(Path(settings.socket_path()).parent)
-    if pins.remove():
-        click.echo(f"unloaded; {pins.directory} is gone")
-    else:
+    programs = pins.attached()
+    if not pins.remove():
         click.echo("nothing to unload")
+        return
+    deadline = time.monotonic() + _PATIENCE_S
+    while programs := [program for program in programs if is_loaded(program)]:
+        if time.monotonic() > deadline:
+            raise CommandError(
+                f"{pins.directory} is gone, but after {_PATIENCE_S:.0f} s the kernel still has"
+                f" {len(programs)} of its programs; `bpftool prog show id {programs[0]}` tells who"
+                " holds one"
+            )
+        time.sleep(0.05)
+    click.echo(f"unloaded; {pins.directory} is gone")

@@ -8,6 +8,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ctypes import c_char_p, c_int, c_size_t, c_void_p
+from errno import ENOENT
 from typing import Final
 
 from agentd.errors import AgentdError
@@ -349,6 +350,15 @@ def pin(fd: int, path: str) -> None:
 def get_pinned(path: str) -> int:
     """A descriptor of what is pinned there. Raises KernelError (ENOENT)."""
     return _check(f"open {path}", _lib.bpf_obj_get(path.encode()))
+
+
+def is_loaded(program_id: int) -> bool:
+    """Whether the kernel still has a program. Raises KernelError without the right to know."""
+    fd = _lib.bpf_prog_get_fd_by_id(program_id)
+    if fd == -ENOENT:
+        return False
+    os.close(_check(f"open program {program_id}", fd))
+    return True
 
 
 def trim_heap() -> None:

@@ -47,6 +47,7 @@ def open_library() -> ctypes.CDLL:
         "bpf_map_get_next_key": (c_int, [c_int, c_char_p, c_void_p]),
         "bpf_obj_pin": (c_int, [c_int, c_char_p]),
         "bpf_obj_get": (c_int, [c_char_p]),
+        "bpf_prog_get_fd_by_id": (c_int, [c_uint32]),
     }
     for name, (restype, argtypes) in signatures.items():
         function = getattr(library, name)

@@ -86,8 +86,22 @@ class Pins:
             if path.name not in names:
                 path.unlink()
 
+    def attached(self) -> list[int]:
+        """Ids of the programs whose attachments are pinned (proc_pid_fdinfo(5))."""
+        found = []
+        for path in self._links.iterdir() if self._links.is_dir() else ():
+            fd = get_pinned(str(path))
+            try:
+                found.append(int(_fdinfo(fd)["prog_id"]))
+            finally:
+                os.close(fd)
+        return found
+
     def remove(self) -> bool:
-        """Ends and frees everything; False if there was nothing."""
+        """Ends and frees everything; False if there was nothing.
+
+        The kernel takes the programs off one by one after that, about 0.15 s each.
+        """
         if not self.directory.is_dir():
             return False
         for directory in (self._links, self._maps):
