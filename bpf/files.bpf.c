@@ -145,10 +145,12 @@ static __always_inline void hold_open(const struct label *label, struct file *fi
 HANDLER(after_open)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct label *label = current_label();
 	long fd = result_of(ctx);
 
-	if (!label || fd < 0)
+	if (fd < 0)
+		return 0;
+	struct label *label = current_label();
+	if (!label)
 		return 0;
 	struct file *file = file_of(task, fd);
 	struct inode *inode = BPF_CORE_READ(file, f_inode);

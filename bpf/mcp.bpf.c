@@ -180,18 +180,20 @@ static __always_inline int after_bytes(struct bpf_raw_tracepoint_args *ctx, bool
 				       bool message)
 {
 	struct pt_regs *regs = saved_regs(ctx);
-	struct label *label = current_label();
 	struct bytes_read read = {};
-	__u64 second = PT_REGS_PARM2_CORE_SYSCALL(regs);
 	long result = result_of(ctx);
 
-	if (!label || result <= 0)
+	if (result <= 0)
 		return 0;
 	read.total = result;
 	read.fd = PT_REGS_PARM1_CORE_SYSCALL(regs);
 	read.syscall = syscall_number(regs);
-	if (!find_file(&read))
+	if (!find_file(&read)) /* most reads are of files */
 		return 0;
+	struct label *label = current_label();
+	if (!label)
+		return 0;
+	__u64 second = PT_REGS_PARM2_CORE_SYSCALL(regs);
 	if (message) {
 		struct user_msghdr header = {};
 		bpf_probe_read_user(&header, sizeof(header), (void *)second);

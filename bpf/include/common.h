@@ -19,13 +19,16 @@ static __always_inline volatile __u8 *labelled_byte(__u32 tgid)
 	return row ? &row->of[tgid % LABELLED_ROW] : NULL;
 }
 
-static __always_inline struct label *label_of(__u32 tgid)
+static __always_inline bool may_have_label(__u32 tgid)
 {
 	volatile __u8 *byte = labelled_byte(tgid);
 
-	if (byte && !*byte)
-		return NULL;
-	return bpf_map_lookup_elem(&labels, &tgid);
+	return !byte || *byte;
+}
+
+static __always_inline struct label *label_of(__u32 tgid)
+{
+	return may_have_label(tgid) ? bpf_map_lookup_elem(&labels, &tgid) : NULL;
 }
 
 static __always_inline struct label *current_label(void)

@@ -39,7 +39,7 @@ extern void bpf_preempt_enable(void) __weak __ksym;
 	SEC("fexit/" CALL_FUNCTION #call)                                                          \
 	int on_##call##_return(struct bpf_raw_tracepoint_args *ctx)                                \
 	{                                                                                          \
-		if (!current_label())                                                              \
+		if (!may_have_label(bpf_get_current_pid_tgid() >> 32))                             \
 			return 0;                                                                  \
 		if (preemptible)                                                                   \
 			bpf_preempt_disable();                                                     \
