@@ -19,8 +19,6 @@ from urllib.parse import urlparse
 for _name in ("aiohttp", "fast_mail_parser"):
     sys.modules.setdefault(_name, None)  # type: ignore[arg-type]
 
-# nats-py imports this at the login, when the publisher has given up reading whatever it likes.
-import nkeys  # noqa: E402, F401
 import orjson  # noqa: E402
 from nats import errors  # noqa: E402
 from nats.aio.client import Client, RawCredentials  # noqa: E402

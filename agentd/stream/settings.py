@@ -1,5 +1,6 @@
 """The publisher's settings: from the daemon's configuration, with the secrets already read."""
 
+import importlib
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,11 @@ class Login:
     user: str = ""
     password: str = ""
     token: str = ""
+
+    @property
+    def signs(self) -> bool:
+        """Whether a challenge of the server is answered with a signature."""
+        return bool(self.credentials or self.nkey_seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +50,21 @@ class Settings:
     def of(cls, config: dict[str, Any]) -> Self:
         """Settings from `Config.to_json()`.
 
-        Reads the secret files, so it is called as root. Raises OSError (a file cannot be read, bad
-        certificate) or ValueError.
+        Reads the secret files, and what else a login needs, so it is called as root. Raises OSError
+        (a file cannot be read, bad certificate) or ValueError.
         """
         nats = config["nats"]
         tls = nats.get("tls")
         secure = tls is not None or any(s.startswith("tls://") for s in nats["servers"])
+        login = Login(
+            credentials=_secret(nats, "credentials"),
+            nkey_seed=_secret(nats, "nkey_seed").strip(),
+            user=nats["user"] or "",
+            password=_secret(nats, "password").strip(),
+            token=_secret(nats, "token").strip(),
+        )
+        if login.signs:  # nats-py would at the login, when the publisher may not read it
+            importlib.import_module("nkeys")
         return cls(
             host=config["host"],
             servers=tuple(nats["servers"]),
@@ -61,13 +76,7 @@ class Settings:
             max_age=nats["max_age"],
             max_bytes=nats["max_bytes"],
             replicas=nats["replicas"],
-            login=Login(
-                credentials=_secret(nats, "credentials"),
-                nkey_seed=_secret(nats, "nkey_seed").strip(),
-                user=nats["user"] or "",
-                password=_secret(nats, "password").strip(),
-                token=_secret(nats, "token").strip(),
-            ),
+            login=login,
             tls=_context(tls or {}) if secure else None,
             tls_hostname=(tls or {}).get("hostname"),
         )

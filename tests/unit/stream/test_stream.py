@@ -77,11 +77,24 @@ def open_for_writing(pid: int, below: Path) -> list[str]:
     return found
 
 
-def test_what_a_login_imports_is_there_before_the_publisher_may_not_read_it() -> None:
-    """A checkout below /root is closed to the publisher's user."""
-    code = "import sys, agentd.stream.__main__; print('nkeys' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+@pytest.mark.parametrize(("secret", "imported"), [("nkey_seed", True), ("token", False)])
+def test_what_a_login_imports_is_there_before_the_publisher_may_not_read_it(
+    tmp_path: Path, secret: str, imported: bool
+) -> None:
+    """A checkout below /root is closed to the publisher's user. What is not needed takes 1 MB."""
+    (tmp_path / "secret").write_text("it\n")
+    code = """
+import sys, agentd.stream.__main__
+from agentd.config import Config
+from agentd.stream.settings import Settings
+config = Config.model_validate({"nats": {"servers": [], sys.argv[1]: sys.argv[2]}})
+before = "nkeys" in sys.modules
+Settings.of(config.to_json() | {"host": "h"})
+print(before, "nkeys" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, secret, str(tmp_path / "secret")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"False {imported}\n"
 
 
 @pytest.mark.root  # to give it up
