@@ -159,7 +159,7 @@ def one_round(place: Place, directory: Path, times: Times, unusable: dict[str, s
         for condition, sort in (("allowed", "plain"), ("held", "held"), ("denied", "denied")):
             measure(condition, labelled, sort)
     subprocess.run([Path(sys.executable).with_name("agentd"), "unload"], check=True)
-    # The kernel takes the programs off one by one, a grace period each.
+    # The second `off` is one only if nothing of agentd is left.
     wait_until(lambda: hooked_functions() == hooked, UNLOADED_S, "agentd's programs are off")
     measure("off again", plain)
     if unusable["sysdig"] is None:

@@ -9,7 +9,7 @@ static __always_inline void forget(__u32 tgid)
 {
 	volatile __u8 *byte = labelled_byte(tgid);
 
-	if (!may_have_label(tgid))
+	if (byte && !*byte)
 		return;
 	bpf_map_delete_elem(&labels, &tgid);
 	if (byte)
