@@ -2,14 +2,13 @@
  * however the descriptor came: open, map, receive. Where a person or the session decides, an open
  * is held before it has happened. Fails closed where the workload says so. */
 #include "include/entry.h"
+#include "include/opens.h"
 #include <bpf/bpf_tracing.h>
 
-#define S_IFREG		  0100000
 #define S_IFBLK		  0060000
 #define S_IFCHR		  0020000
-#define FMODE_READ	  1
-#define FMODE_WRITE	  2
-#define OPENED_TO_EXECUTE 0x20 /* __FMODE_EXEC: the hooks of exec judge that */
+#define OPENED_TO_EXECUTE 0x20	     /* __FMODE_EXEC: the hooks of exec judge that */
+#define OPENED_BY_KERNEL  0x20000000 /* FMODE_NOACCOUNT: as overlayfs opens the file below */
 #define O_TRUNC		  01000
 #define PROT_READ	  1
 #define PROT_WRITE	  2
@@ -87,6 +86,37 @@ static __always_inline __u32 acts_of(struct file *file)
 	       (mode & FMODE_WRITE || BPF_CORE_READ(file, f_flags) & O_TRUNC ? 1 << ACT_WRITE : 0);
 }
 
+/* Tells of an open that is let go. */
+static __noinline int tell_open(const struct label *label, struct file *file)
+{
+	struct opened opened = {};
+	struct seen_key cold = {};
+
+	if (!(settings_flags() & MASK_OPENS_AT_ENTRY) ||
+	    (__u32)BPF_CORE_READ(file, f_mode) & OPENED_BY_KERNEL || !look_at(&opened, file))
+		return 0;
+	fill_cold(&cold, &opened);
+	bool known = bpf_map_lookup_elem(&cold_files, &cold);
+	if (known && !(opened.access & ACCESS_WRITE))
+		return 0;
+	struct work *work = claim_work();
+	if (!work) {
+		count_in(&losses, label->workload);
+		return 0;
+	}
+	if (!known)
+		find_rules(&opened, &cold, &work->scratch);
+	if (opened.flags || opened.access & ACCESS_WRITE)
+		report_open(label, &opened, &work->scratch, workload_flags(label));
+	give_back(work);
+	return 0;
+}
+
+static __noinline int judge_open(struct label *label, struct file *file)
+{
+	return judge_file(label, file, HOOK_OPEN, acts_of(file));
+}
+
 SEC("lsm/file_open")
 int BPF_PROG(on_file_open, struct file *file)
 {
@@ -94,7 +124,10 @@ int BPF_PROG(on_file_open, struct file *file)
 
 	if (!label || BPF_CORE_READ(file, f_flags) & OPENED_TO_EXECUTE)
 		return 0;
-	return judge_file(label, file, HOOK_OPEN, acts_of(file));
+	int result = judge_open(label, file);
+	if (!result)
+		tell_open(label, file);
+	return result;
 }
 
 /* Whether this is the program that runs here, which has been judged when it was executed. */

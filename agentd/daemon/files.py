@@ -38,7 +38,7 @@ class FileActivity:
         """An open that was not stopped: for writing, or of a watched file."""
         fields = OPEN.unpack_from(record)
         time_ns, count = fields[3], fields[8]
-        ino, device, _, access, path_len = fields[10:]
+        ino, device, access, path_len, _ = fields[10:]
         path = path_of(record[OPEN.size : OPEN.size + path_len])
         found = Found(Inode(ino, device), b"")
         decision, also = self._judge_open(session, info, [path], access, found)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agentd.daemon.netrules import Numbers, socket_rules
 from agentd.daemon.ownplaces import own_inodes
@@ -35,6 +35,7 @@ from agentd.kernel.wire import (
     HOLDS_RESULTS,
     MASK_CANDIDATES,
     MASK_EXEC_ALL,
+    MASK_OPENS_AT_ENTRY,
     NAME_BASE,
     NAME_DIR,
     NAME_EXEC,
@@ -78,6 +79,13 @@ def compile_policy(policy: Policy) -> CompiledPolicy:
     return CompiledPolicy(policy, Evaluator(policy), Selectors(policy.workloads.values()))
 
 
+class LookAtOpens(Protocol):
+    """What has the calls that open files looked at when they return."""
+
+    def __call__(self, *, at_return: bool) -> None:
+        """Does so, or ends it."""
+
+
 class PolicyInForce:
     """Rules and workloads, and what the kernel has been told of them."""
 
@@ -111,6 +119,7 @@ class PolicyInForce:
         """Of the path rules, by version; who takes over has to know those that are in force."""
         self.persist: Callable[[], None] = lambda: None
         """Keeps `meanings` on disk."""
+        self.look_at_opens: LookAtOpens = lambda *, at_return: None  # noqa: ARG005
         self._path_plans: dict[int, PathPlan] = {}
         self.version = 0
         self.enforced: frozenset[str] = frozenset()
@@ -154,7 +163,12 @@ class PolicyInForce:
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
         self.after_effect = {note.rule_id for note in plan.notes}
         plan.notes += [RuleNote(rule, text) for rule, text in paths.notes]
+        # Where the end of a call is looked at, it begins before the hook leaves it to that.
+        if self._opens_at_return:
+            self.look_at_opens(at_return=True)
         self._tell_kernel()
+        if not self._opens_at_return:
+            self.look_at_opens(at_return=False)
         for note in plan.notes:
             _say(f"rule {note.rule_id}: {note.text}")
         for text in self.selectors.problems:
@@ -223,6 +237,11 @@ class PolicyInForce:
         if number < SOCKET_RULE_BASE:
             return self.path_rule(version, number)
         return self.net_rule(number - SOCKET_RULE_BASE)
+
+    @property
+    def _opens_at_return(self) -> bool:
+        """Whether no hook sees opens, or some rule has to stop them after the effect."""
+        return "file_open" not in self._hooks or self._plan.holds_opens
 
     def _flags(self, workload: Workload) -> int:
         flags = HOLDS_FAIL_CLOSED if workload.on_failure == "deny" else 0
@@ -334,6 +353,7 @@ class PolicyInForce:
         self.watched.load(self._policy)
         flags = MASK_CANDIDATES if len(self.selectors) else 0
         flags |= MASK_EXEC_ALL if self._plan.exec_all else 0
+        flags |= 0 if self._opens_at_return else MASK_OPENS_AT_ENTRY
         # Not the policy's own number: that starts anew with every engine, the map does not.
         self._kernel.set_settings(flags, self._kernel.generation() + 1, self._patience_us)
         for workload in self._prepared & self._policy.workloads.keys():

@@ -69,6 +69,7 @@ class Labelling:
         self._reporter = reporter
         self._supervisor = supervisor
         self._watching = False
+        self._opens = True
         self._guarded: set[str] = set()
         self.guards_needed = True
         """Whether network rules need programs on control groups: no other hook decides them."""
@@ -314,12 +315,22 @@ class Labelling:
             self.table.add(above)
         return self.table.add(info)
 
+    def look_at_opens(self, *, at_return: bool) -> None:
+        """`inforce.LookAtOpens`: else a hook sees opens before they happen."""
+        changed = at_return != self._opens
+        self._opens = at_return
+        if changed and self._watching:
+            self._ask_for_calls()
+
     def _watch(self) -> None:
-        """The system call program is attached exactly while there is a session."""
+        """System calls are looked at exactly while there is a session."""
         wanted = len(self.registry) > 0
         if wanted != self._watching:
-            self.ask_supervisor({"op": "syscalls", "on": wanted})
             self._watching = wanted
+            self._ask_for_calls()
+
+    def _ask_for_calls(self) -> None:
+        self.ask_supervisor({"op": "syscalls", "on": self._watching, "opens": self._opens})
 
 
 def _ancestors(info: ProcessInfo) -> list[ProcessInfo]:

@@ -174,6 +174,7 @@ class Engine:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._policy.persist = self._save
+        self._policy.look_at_opens = self._labelling.look_at_opens
         self._policy.meanings = self._saved.get("path-meanings", [[], []])
         if self._restarted:  # what was lost while there was no engine is told, too
             self._unheard.restore(self._saved.get("losses", ()))

@@ -198,7 +198,7 @@ class Supervisor:
                 self._open_runtime()
                 self._send_kernel()
             case "syscalls":
-                self._sensor.watch_syscalls(message["on"])
+                self._sensor.watch_syscalls(message["on"], opens=message["opens"])
                 channel.send(self._channel, {"op": "done"})
             case "guard":
                 answer = self._guard(message["cgroup"])

@@ -108,10 +108,13 @@ class Sensor:
         for fd in self._guards.pop(cgroup, ()):
             os.close(fd)
 
-    def watch_syscalls(self, wanted: bool) -> None:
-        """Attaches or detaches what sees the end of system calls; idempotent."""
+    def watch_syscalls(self, wanted: bool, *, opens: bool = True) -> None:
+        """Attaches or detaches what sees the end of system calls; idempotent.
+
+        `opens`: also of those that open a file, if they can be told apart.
+        """
         if wanted:
-            self.syscalls.watch(self._pins)
+            self.syscalls.watch(self._pins, opens=opens)
         else:
             self.syscalls.unwatch(self._pins)
 

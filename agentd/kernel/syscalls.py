@@ -3,7 +3,8 @@
 There are two ways there. One hooks the function of each call that has a handler (fexit), which
 costs other tasks a failed lookup a call. Where the kernel takes no such programs, or would leave
 some of them out, it is the raw tracepoint `sys_exit`: that puts every system call of every task on
-the slow path. Either is attached only while a session exists, the first for a while longer.
+the slow path. Either is attached only while a session exists, the first for a while longer; calls
+that open a file are hooked only where no LSM hook has seen them before (lsm_files.bpf.c).
 """
 
 import os
@@ -94,7 +95,8 @@ HANDLERS: Final = {
     "after_readv": ("readv",),
     "after_recvfrom": ("recvfrom",),
     "after_recvmsg": ("recvmsg",),
-    "after_open": ("open", "openat", "openat2", "creat", "open_by_handle_at", "pidfd_getfd"),
+    "after_open": ("open", "openat", "openat2", "creat", "open_by_handle_at"),
+    "after_getfd": ("pidfd_getfd",),
     "after_change": ("unlink", "rmdir", "truncate"),
     "after_change_at": ("unlinkat",),
     "after_move": ("rename", "link"),
@@ -131,6 +133,7 @@ LINKS: Final = {_SYS_EXIT_LINK} | {
     _link_of(call) for calls in (HANDLERS | WRITE_HANDLERS).values() for call in calls
 }
 """Whatever may be attached here, by the name of its program."""
+_OPENS: Final = {_link_of(call) for call in HANDLERS["after_open"]}
 
 
 def load_for_returns(maps: dict[str, Map], functions: KernelFunctions) -> Iterator[BpfObject]:
@@ -161,6 +164,7 @@ class SystemCalls:
         """Why it is not the first way; empty if it is."""
         self._programs: dict[str, Program] = {}
         self._wanted: set[str] = set()
+        self._used: set[str] = set()
         self._links: dict[str, int] = {}
         self._unwanted_since: float | None = None
 
@@ -186,6 +190,7 @@ class SystemCalls:
                 functions.close()
             # The first one shows that they can be attached.
             self._links[_PROBE] = self._programs[_PROBE].attach_target()
+            self._used.add(_PROBE)
         except KernelError as error:
             self.close()
             return str(error)
@@ -211,10 +216,14 @@ class SystemCalls:
         """Looks at writes as well; before the first `watch`."""
         self._handle(WRITE_HANDLERS, maps)
 
-    def watch(self, pins: Pins | None) -> None:
-        """Attaches; idempotent. What is pinned of an earlier daemon goes on until its turn."""
+    def watch(self, pins: Pins | None, *, opens: bool = True) -> None:
+        """Attaches; idempotent. What is pinned of an earlier daemon goes on until its turn.
+
+        Without `opens` none is for calls that open a file; `tick` detaches those there are.
+        """
         self._unwanted_since = None
-        for name in self._wanted:
+        self._used = self._wanted if opens else self._wanted - _OPENS
+        for name in self._used:
             program = self._programs[name]
             if name in self._links:
                 continue
@@ -239,13 +248,16 @@ class SystemCalls:
             self._unwanted_since = time.monotonic()
 
     def tick(self, pins: Pins | None) -> None:
-        """Detaches one more of what has not been wanted for a while; to be called now and then.
+        """Detaches one more of what is not wanted now, or by no session for a while.
 
-        Each takes the kernel a grace period of about 0.15 s.
+        To be called now and then: each takes the kernel a grace period of about 0.15 s.
         """
         since = self._unwanted_since
-        if self._links and since is not None and time.monotonic() - since > LINGER_S:
-            self._detach(next(iter(self._links)), pins)
+        if since is not None and time.monotonic() - since > LINGER_S:
+            self._used = set()
+        unused = self._links.keys() - self._used
+        if unused:
+            self._detach(unused.pop(), pins)
 
     def _detach(self, name: str, pins: Pins | None) -> None:
         if pins is not None:

@@ -79,6 +79,7 @@ MAX_WAITS: Final = 1088
 
 MASK_CANDIDATES: Final = 1
 MASK_EXEC_ALL: Final = 2
+MASK_OPENS_AT_ENTRY: Final = 4
 
 
 class Record(ctypes.Structure):
@@ -149,9 +150,9 @@ class OpenRecord(ctypes.Structure):
         ("head", Record),
         ("ino", c_uint64),
         ("dev", c_uint32),
-        ("flags", c_uint32),
         ("access", c_uint32),
         ("path_len", c_uint32),
+        ("pad", c_uint32),
     )
 
 

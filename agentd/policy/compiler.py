@@ -71,6 +71,11 @@ class KernelPlan:
         """Whether some open may be refused."""
         return self._holds("open", workload)
 
+    @property
+    def holds_opens(self) -> bool:
+        """Whether that may be so for any workload."""
+        return bool(self.holding.get("open"))
+
     def judges_writes(self, workload: str) -> bool:
         """Whether opens for writing must all be told: no name says which of them a rule wants."""
         return self._holds("write", workload)

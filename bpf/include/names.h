@@ -26,7 +26,8 @@ static __always_inline __u32 flags_of_name(struct name *key, __u32 kind)
 	return flags ? apart(*flags) : 0;
 }
 
-/* A name under look-up. It lies in a map: nested calls share 512 bytes of stack. */
+/* A name under look-up. It lies in the bytes of a scratch: nested calls share 512 bytes of stack.
+ */
 struct base_name {
 	struct name whole;
 	struct name part;
@@ -34,24 +35,11 @@ struct base_name {
 	__u32 flags;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct base_name);
-} base_names SEC(".maps");
-
-static __always_inline struct base_name *get_base_name(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&base_names, &zero);
-}
-
 static long match_suffix(__u32 index, void *data)
 {
-	struct base_name *base = get_base_name();
+	struct base_name *base = *(struct base_name **)data;
 
-	if (!base || index >= base->len)
+	if (index >= base->len)
 		return 1;
 	__u32 at = base->len - 1 - index;
 	if (at >= NAME_LEN)
@@ -69,12 +57,10 @@ static long match_suffix(__u32 index, void *data)
 }
 
 /* What the rules say of the last component of a path. */
-static __always_inline __u32 flags_of_base(struct dentry *dentry)
+static __always_inline __u32 flags_of_base(struct scratch *scratch, struct dentry *dentry)
 {
-	struct base_name *base = get_base_name();
+	struct base_name *base = (void *)scratch->bytes;
 
-	if (!base)
-		return 0;
 	__builtin_memset(base, 0, sizeof(*base));
 	long len = bpf_probe_read_kernel_str(base->whole.text, NAME_LEN,
 					     BPF_CORE_READ(dentry, d_name.name));
@@ -82,7 +68,7 @@ static __always_inline __u32 flags_of_base(struct dentry *dentry)
 		return 0;
 	base->len = len - 1;
 	base->flags = flags_of_name(&base->whole, NAME_BASE);
-	bpf_loop(NAME_LEN, match_suffix, NULL, 0);
+	bpf_loop(NAME_LEN, match_suffix, &base, 0);
 	__builtin_memset(&base->part, 0, sizeof(base->part));
 	for (__u32 i = 0; i < PREFIX_MAX; i++) {
 		base->part.text[i] = base->whole.text[i];
@@ -92,15 +78,15 @@ static __always_inline __u32 flags_of_base(struct dentry *dentry)
 	return base->flags;
 }
 
-struct climb {
+struct name_climb {
 	struct walk walk;
 	struct name name;
 	__u32 flags;
 };
 
-static long climb_step(__u32 index, void *data)
+static long name_step(__u32 index, void *data)
 {
-	struct climb *climb = data;
+	struct name_climb *climb = data;
 
 	int step = cross_mount(&climb->walk);
 
@@ -114,14 +100,16 @@ static long climb_step(__u32 index, void *data)
 	return 0;
 }
 
-/* What the rules say of a name: of its last component, and of the directories above it. A function
+/* What the rules say of a name: of its last component, and of the directories above it, with the
+ * scratch to work in. A function
  * with a frame of its own: inlined into both of its callers, one of which calls the other through
  * bpf_loop, it takes their stacks to 640 bytes, and before 6.13 the kernel allows 512. */
-static __noinline __u32 flags_of_dentry(struct dentry *dentry, struct vfsmount *mnt)
+static __noinline __u32 flags_of_dentry(struct scratch *scratch, struct dentry *dentry,
+					struct vfsmount *mnt)
 {
-	struct climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
-	__u32 flags = flags_of_base(dentry);
+	struct name_climb climb = {.walk = {BPF_CORE_READ(dentry, d_parent), mount_of(mnt)}};
+	__u32 flags = flags_of_base(scratch, dentry);
 
-	bpf_loop(PATH_STEPS, climb_step, &climb, 0);
+	bpf_loop(PATH_STEPS, name_step, &climb, 0);
 	return flags | climb.flags;
 }

@@ -89,9 +89,9 @@ struct open_record {
 	struct record head;
 	__u64 ino;
 	__u32 dev;
-	__u32 flags; /* f_flags */
 	__u32 access;
 	__u32 path_len;
+	__u32 pad;
 };
 
 /* Followed by: components of the base directory, the path as given, and for a rename the same
@@ -269,6 +269,8 @@ struct file_id {
 
 #define MASK_CANDIDATES 1 /* report execs of unlabelled tasks */
 #define MASK_EXEC_ALL	2 /* hold every exec of a workload with HOLDS_EXECS */
+#define MASK_OPENS_AT_ENTRY                                                                        \
+	4 /* the hook that decides on opens tells of them, not the end of the call */
 
 /* Value of the array `settings`, one entry. */
 struct settings {

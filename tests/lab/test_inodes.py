@@ -4,8 +4,6 @@ A file that only has the number of one that rules or agentd itself protect is no
 one that was known by another name is, wherever it was seen before.
 """
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from tests.host.support.control import Message
 from tests.host.support.daemon import workload
 from tests.host.support.puppet import Puppet
 from tests.lab.sessions import EVENT_S, SessionDaemon, outcome
+from tests.lab.support.disk import mounted_ext4
 
 pytestmark = pytest.mark.lab(kernels=["6.1", "7.2"])
 _AHEAD = 3000
@@ -36,18 +35,8 @@ def _rule(rule_id: str, on: str, action: str, **match: object) -> Message:
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system that gives the number of a deleted file to the next one."""
-    base = tmp_path_factory.mktemp("inodes")
-    disk, image = base / "disk", base / "image"
-    image.touch()
-    os.truncate(image, 64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    disk.mkdir()
-    subprocess.run(["modprobe", "-a", "loop", "ext4"], check=True)
-    subprocess.run(["mount", "-o", "loop", image, disk], check=True)
-    try:
+    with mounted_ext4(tmp_path_factory.mktemp("inodes")) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def _documents(disk: Path) -> dict[str, Message]:
