@@ -65,6 +65,8 @@ class Stops:
         if not waits.is_waiting(hold.cpu, hold.id):
             return False
         waits.decide(hold.cpu, hold.id)
+        if waits.has_seen(hold.cpu, hold.id):
+            return True
         if not waits.is_stopping(hold.cpu, hold.id) and waits.is_waiting(hold.cpu, hold.id):
             return True
         # A few instructions of its CPU: but that one may have other work first.
@@ -72,7 +74,7 @@ class Stops:
         while waits.is_waiting(hold.cpu, hold.id) and (now := time.monotonic()) < begun + 1.0:
             if now > begun + _SPIN_S:
                 time.sleep(_SPIN_S)
-        return False
+        return waits.has_seen(hold.cpu, hold.id)
 
     def kill(self, hold: HoldValue) -> bool:
         """Kills the held process; False if it is gone."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from agentd.kernel.wire import MAX_WAITS, Wait
 
+_ALL_ONES: Final = (1 << 64) - 1
 _WORDS: Final = ctypes.sizeof(Wait) // 8
 _STOPPING: Final = Wait.stopping.offset // 8
 _DECIDED: Final = Wait.decided.offset // 8
@@ -33,6 +34,10 @@ class Waits:
     def is_stopping(self, cpu: int, hold_id: int) -> bool:
         """Whether its patience has ended: it stops unless it has seen the verdict before."""
         return self._words[cpu * _WORDS + _STOPPING] == hold_id
+
+    def has_seen(self, cpu: int, hold_id: int) -> bool:
+        """Whether the task has seen its verdict and goes on; no more known once another waits."""
+        return self._words[cpu * _WORDS + _STOPPING] == hold_id ^ _ALL_ONES
 
     def decide(self, cpu: int, hold_id: int) -> None:
         """Lets the task go on if it still waits; what is read after this is read after it."""

@@ -105,6 +105,7 @@ static __always_inline int stop_for(struct work *work, const struct subject *sub
 	if (*(volatile __u64 *)&wait->decided == id) {
 		bpf_map_delete_elem(&holds, &id);
 		bpf_map_delete_elem(&pendings, &thread);
+		__sync_lock_test_and_set(&wait->stopping, ~id);
 		__sync_lock_test_and_set(&wait->waiting, 0);
 		return take_answer(deed->label, subject, &result) ? result : -EPERM;
 	}

@@ -146,6 +146,7 @@ static __always_inline void await_verdict(struct hold *hold, __u32 flags)
 	__sync_lock_test_and_set(&wait->stopping, id);
 	if (*(volatile __u64 *)&wait->decided == id) {
 		bpf_map_delete_elem(&holds, &id);
+		__sync_lock_test_and_set(&wait->stopping, ~id);
 	} else if (bpf_send_signal_thread(SIGSTOP)) {
 		bpf_map_delete_elem(&holds, &id);
 		hold_failed(hold, flags);

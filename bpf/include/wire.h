@@ -189,7 +189,8 @@ struct hold {
 /* Value of the array `waits`. Holds are named by id, 0 is none. */
 struct wait {
 	__u64 waiting;	/* kernel: this one is here, and may not be stopped yet */
-	__u64 stopping; /* kernel: waited long enough for this one */
+	__u64 stopping; /* kernel: waited long enough for this one; its complement: has seen the
+			 * verdict on it, and goes on */
 	__u64 decided;	/* user space: this one may go on */
 };
 
