@@ -124,6 +124,11 @@ class Dispatch:
                 self._looks = 0
         return done
 
+    def glance(self) -> None:
+        """Judges what is held, in the middle of other work."""
+        if self._hold_ring.pending():
+            self.holds()
+
     def linger(self) -> None:
         """After a hold, stays with the holds ring for a moment: calls come in rows.
 
@@ -146,11 +151,9 @@ class Dispatch:
             budget -= 1
             while self._taken:
                 self._record(self._taken.popleft())
-                if self._hold_ring.pending():
-                    self.holds()
+                self.glance()
         while self._messages.tell():
-            if self._hold_ring.pending():
-                self.holds()
+            self.glance()
 
     def close(self) -> None:
         """What was judged is told."""

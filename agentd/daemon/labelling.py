@@ -169,6 +169,14 @@ class Labelling:
         self._watching = not len(self.registry)  # the attachment is the supervisor's: tell it
         self._watch()
 
+    def forget_sessions(self) -> None:
+        """After a fresh start: no label of an earlier daemon is left in the kernel."""
+        for session in self.registry:
+            for key in list(session.processes):
+                self.registry.remove_process(key)
+        if self._cgroups is not None:
+            self._cgroups.clean(keep={session.id for session in self.registry})
+
     def synchronize(self) -> None:
         """Processes that only the kernel knows of (their fork was not told) join their session."""
         labelled = sorted(self._kernel.labelled(), key=lambda each: each[1].start_ns)
@@ -239,11 +247,6 @@ class Labelling:
     def guarded(self, session: Session) -> bool:
         """Whether the kernel refuses this session's connections by itself."""
         return session.cgroup is not None and session.cgroup in self._guarded
-
-    def clean_cgroups(self) -> None:
-        """Removes control groups that an earlier daemon has left."""
-        if self._cgroups is not None:
-            self._cgroups.clean(keep={session.id for session in self.registry})
 
     def close(self) -> None:
         """Removes the control groups that are empty."""

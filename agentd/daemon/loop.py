@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -147,7 +148,7 @@ class Engine:
             writes,
             self._settings.hold_linger_us,
         )
-        self._dispatch.beat = self._heartbeat.beat
+        self._dispatch.beat, self._journal.between = self._heartbeat.beat, self._dispatch.glance
         listener = socket.socket(fileno=listener_fd)
         self._control = Control(
             listener, self._settings.control_group, self._kernel, self._reporter
@@ -183,7 +184,7 @@ class Engine:
         if self._restarted:
             self._labelling.restore()
         else:
-            self._forget_old_sessions()
+            self._labelling.forget_sessions()
         answer = self._labelling.ask_supervisor({"op": "take-over"})
         for released in answer["released"]:
             session = self._registry.by_number(released["session"])
@@ -294,24 +295,25 @@ class Engine:
             os.eventfd_write(self._publisher_wake, 1)
 
     def _housekeeping(self, now: int) -> None:
-        self._approvals.expire(self._reporter.clock.now())
-        if self._decisions is not None:
-            self._decisions.drop_stale_answers(self._reporter.clock.now())
-        self._dispatch.sweep()
-        self._cutting.turn()
-        self._reporter.clock.adjust()
-        self._unheard.report_losses()
-        self._policy.rescan()
-        self._reloads.look()
-        self._unheard.reap()
-        if now // _HOUSEKEEPING_NS % 8 == 0:
-            self._unheard.look()
-        if now // _HOUSEKEEPING_NS % 4 == 0:
-            self._give_back_memory()
-        if self._labelling.changed:
-            self._save()
+        for chore in self._chores(now // _HOUSEKEEPING_NS):
+            chore()
+            self._dispatch.glance()
         if self._journal.flush() is FlushStatus.BROKEN:
             raise AgentdError(f"the journal {self._journal.path} is damaged; it is set aside")
+
+    def _chores(self, turn: int) -> Iterator[Callable[[], object]]:
+        yield lambda: self._approvals.expire(self._reporter.clock.now())
+        if self._decisions is not None:
+            yield partial(self._decisions.drop_stale_answers, self._reporter.clock.now())
+        yield from (self._dispatch.sweep, self._cutting.turn, self._reporter.clock.adjust)
+        yield from (self._unheard.report_losses, self._unheard.reap)
+        yield from (self._policy.rescan, self._reloads.look)
+        if turn % 8 == 0:
+            yield self._unheard.look
+        if turn % 4 == 0:
+            yield self._give_back_memory
+        if self._labelling.changed:
+            yield self._save
 
     def _give_back_memory(self) -> None:
         """Once after a burst, when nothing waits for this process any more."""
@@ -321,13 +323,6 @@ class Engine:
             trim_heap()
             self._records_trimmed = records
         self._records_before = records
-
-    def _forget_old_sessions(self) -> None:
-        """The programs are new, so no label of an earlier daemon is left in the kernel."""
-        for session in self._registry:
-            for key in list(session.processes):
-                self._registry.remove_process(key)
-        self._labelling.clean_cgroups()
 
     def _save(self) -> None:
         state = {

@@ -20,6 +20,9 @@ from agentd.events.retention import Limits, Retention
 
 BUFFER_BYTES = 32 << 20
 _ROW_OVERHEAD = 200
+_ROWS_AT_ONCE = 16
+_ROWS_COMMITTED = 64
+_FEW_ROWS = 1024
 _RETRY_NS = 200_000_000
 _MAX_WORKLOADS = 64
 
@@ -77,6 +80,8 @@ class Journal:
         self._limits = Limits.of(budget_bytes)
         self._floor = sent_floor
         self._writer = EventWriter(host, boot_id)
+        self.between: Callable[[], None] = lambda: None
+        """Called now and then while much is written; it may append, and must not raise."""
         self._buffer: list[store.Row] = []
         self.decided = False
         """Whether a decision waits in memory."""
@@ -251,6 +256,7 @@ class Journal:
             self._retention.shrink()
             self._write(self._buffer[:count])
             del self._buffer[:count]
+            self.between()
             self._buffered -= size
             self._since_checkpoint += size
         if self._dropped:
@@ -270,19 +276,26 @@ class Journal:
         return FlushStatus.OK
 
     def _batch(self) -> tuple[int, int]:
-        """How many buffered rows go into one transaction, and their size."""
-        if self._buffered <= self._limits.transaction:
-            return len(self._buffer), self._buffered
-        size = 0
-        for count, row in enumerate(self._buffer):
-            size += len(row[-1]) + _ROW_OVERHEAD
-            if size > self._limits.transaction:
-                return count + 1, size
-        return len(self._buffer), size
+        """How many buffered rows go into one transaction, and their size.
+
+        A few go into several, so that `between` comes soon; what a burst leaves goes faster in one.
+        """
+        rows = self._buffer
+        if len(rows) > _FEW_ROWS and self._buffered <= self._limits.transaction:
+            return len(rows), self._buffered
+        most = len(rows) if len(rows) > _FEW_ROWS else _ROWS_COMMITTED
+        count = size = 0
+        while count < min(len(rows), most) and size <= self._limits.transaction:
+            size += len(rows[count][-1]) + _ROW_OVERHEAD
+            count += 1
+        return count, size
 
     def _write(self, rows: list[store.Row], *, clear_loss: bool = False) -> None:
         with store.transaction(self._con) as con:
-            con.executemany(store.INSERT, rows)
+            con.executemany(store.INSERT, rows[:_ROWS_AT_ONCE])
+            for at in range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE):
+                self.between()
+                con.executemany(store.INSERT, rows[at : at + _ROWS_AT_ONCE])
             if clear_loss:
                 con.execute("DELETE FROM kv WHERE key = ?", (retention.LOSS_KEY,))
         self._written += len(rows)

@@ -54,6 +54,27 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.parametrize("count", [200, 3000])
+def test_other_work_goes_on_while_much_is_written(tmp_path: Path, count: int) -> None:
+    journal = Journal(tmp_path / "journal.db", 64 * MIB, "h", BOOT)
+    turns = 0
+
+    def between() -> None:
+        nonlocal turns
+        turns += 1
+        if turns <= 5:
+            fill(journal, 1)
+
+    journal.between = between
+    fill(journal, count)
+    assert journal.flush() is FlushStatus.OK
+    journal.close()
+    assert turns >= count // 20
+    written = rows(tmp_path / "journal.db")
+    assert [seq for _, _, seq, _ in written] == list(range(1, count + 6))
+    assert all(one[0] < other[0] for one, other in pairwise(written))
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
