@@ -8,7 +8,7 @@
 #define S_IFBLK		  0060000
 #define S_IFCHR		  0020000
 #define OPENED_TO_EXECUTE 0x20	     /* __FMODE_EXEC: the hooks of exec judge that */
-#define OPENED_BY_KERNEL  0x20000000 /* FMODE_NOACCOUNT: as overlayfs opens the file below */
+#define NOT_COUNTED	  0x20000000 /* FMODE_NOACCOUNT: a file of the kernel's own */
 #define O_TRUNC		  01000
 #define PROT_READ	  1
 #define PROT_WRITE	  2
@@ -92,8 +92,9 @@ static __noinline int tell_open(const struct label *label, struct file *file)
 	struct opened opened = {};
 	struct seen_key cold = {};
 
-	if (!(settings_flags() & MASK_OPENS_AT_ENTRY) ||
-	    (__u32)BPF_CORE_READ(file, f_mode) & OPENED_BY_KERNEL || !look_at(&opened, file))
+	if (!(settings_flags() & MASK_OPENS_AT_ENTRY) || !look_at(&opened, file))
+		return 0;
+	if (BPF_CORE_READ(file, f_mode) & NOT_COUNTED || (opened_by_kernel() && restartable()))
 		return 0;
 	fill_cold(&cold, &opened);
 	bool known = bpf_map_lookup_elem(&cold_files, &cold);

@@ -256,9 +256,9 @@ class Journal:
             self._retention.shrink()
             self._write(self._buffer[:count])
             del self._buffer[:count]
-            self.between()
             self._buffered -= size
             self._since_checkpoint += size
+            self.between()
         if self._dropped:
             by_workload = {name or "_": count for name, count in self._dropped.items()}
             count = sum(self._dropped.values())
