@@ -37,12 +37,10 @@ class Place:
         return self.directories[0] / "many"
 
     def opens(self) -> list[tuple[str, str, int]]:
-        """Path, access and count of what was told below the directories, and of `_COPIED`."""
+        """Path, access and count of all that was told."""
         return [
-            (file["path"], file["access"], event.get("count", 1))
+            (event["file"]["path"], event["file"]["access"], event.get("count", 1))
             for event in self.daemon.events("file.open")
-            if (file := event["file"])["path"].startswith(tuple(map(str, self.directories)))
-            or file["path"].endswith(_COPIED)
         ]
 
 
