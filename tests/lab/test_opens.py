@@ -79,12 +79,13 @@ def check_each_open_is_told_once(place: Place) -> None:
     """For writing, or if a rule watches; one that fails is told only where a rule refuses it."""
     lines = place.daemon.session(
         "w",
-        "".join(
+        f"echo >> {_COPIED}\n"
+        + "".join(
             f"echo > {directory}/made; cat {directory}/told {directory}/plain {directory}/closed;"
             f"cat {directory}/missing; echo\n"
             for directory in place.directories
         )
-        + f"echo >> {_COPIED}; echo done",
+        + "echo done",
     )
     assert lines == ["toldplain", "toldplain", "done"]
     wanted = sorted(
