@@ -94,7 +94,7 @@ static __noinline int tell_open(const struct label *label, struct file *file)
 
 	if (!(settings_flags() & MASK_OPENS_AT_ENTRY) || !look_at(&opened, file))
 		return 0;
-	if (BPF_CORE_READ(file, f_mode) & NOT_COUNTED || (opened_by_kernel() && restartable()))
+	if (BPF_CORE_READ(file, f_mode) & NOT_COUNTED)
 		return 0;
 	fill_cold(&cold, &opened);
 	bool known = bpf_map_lookup_elem(&cold_files, &cold);
