@@ -1,6 +1,7 @@
 """What acts of the adversarial tests are aimed at outside their session: servers and a victim."""
 
 import contextlib
+import select
 import socket
 import subprocess
 import threading
@@ -106,15 +107,22 @@ for line in sys.stdin:
         return text.rpartition(")")[2].split()[0]
 
     def is_untouched(self) -> bool:
-        """Whether it lives, runs and has the memory that it had."""
-        if self._process.poll() is not None or self.state() in {"T", "t", "Z"}:
+        """Whether it lives, runs and has the memory that it had.
+
+        It is asked even so: who has been sent a SIGSTOP does not answer, and may be seen
+        stopped only a while later.
+        """
+        if self._process.poll() is not None:
             return False
         assert self._process.stdin
         assert self._process.stdout
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-        return self._process.stdout.readline() == "untouched\n"
+        while self.state() not in {"T", "t"}:
+            if select.select([self._process.stdout], [], [], 0.05)[0]:
+                return self._process.stdout.readline() == "untouched\n"
+        return False
 
 
 def ended_pid() -> int:
