@@ -25,6 +25,7 @@ from agentd.mcp import jsonrpc
 from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
 from agentd.mcp.stream import Line, MessageStream
+from agentd.policy.evaluator import SessionView
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.procfs import current_key
 from agentd.workloads.sessions import Session
@@ -32,6 +33,21 @@ from agentd.workloads.sessions import Session
 _BREAKER = b"!"
 _UNANSWERED = frozenset({"broken", "blank"})
 _UNDONE_BY_KILL = frozenset({"allowed", "denied", "timeout"})
+
+
+class _UpToDate:
+    """A session for conditions: before they see its marks, what it did before is taken in."""
+
+    def __init__(self, session: Session, catch_up: Callable[[], None]) -> None:
+        self.id, self.posture, self.task = session.id, session.posture, session.task
+        self._session = session
+        self._catch_up = catch_up
+
+    @property
+    def labels(self) -> set[str]:
+        """The marks that rules have set until now."""
+        self._catch_up()
+        return self._session.labels
 
 
 class Messages:
@@ -106,7 +122,8 @@ class Messages:
         unseen = 0
         if not stream.framer.synced:
             unseen = data.find(b"\n") if b"\n" in data else len(data)
-        judged = self.judge(channel, stream, session, info, data, hold.time_ns)
+        view = _UpToDate(session, self.catch_up)
+        judged = self.judge(channel, stream, session, info, data, hold.time_ns, view)
         if not stream.framer.synced:
             unseen = len(data)
         self.settle(Held(hold, session, info, channel, pieces, data, unseen, judged))
@@ -125,8 +142,12 @@ class Messages:
         info: ProcessInfo,
         data: bytes,
         time_ns: int,
+        view: SessionView | None = None,
     ) -> list[Judged]:
-        """What policy says of the messages that `data` completes; marks are set."""
+        """What policy says of the messages that `data` completes; marks are set.
+
+        `view`: what conditions see instead of the session itself.
+        """
         judged = []
         for line in stream.feed(data):
             known = False
@@ -140,7 +161,7 @@ class Messages:
                     f"mcp.{message.kind}",
                     session.workload,
                     self._subject(channel, message, seen),
-                    session,
+                    view or session,
                 )
                 if decision and decision.marks:
                     self._verdicts.mark(session, decision)

@@ -51,8 +51,7 @@ class Verdicts:
         evaluator = self._policy.evaluator
         if not evaluator.wants(on, session.workload):
             return None
-        subject = {**subject, "process": info.to_dict()}
-        decision = evaluator.evaluate(on, session.workload, subject, session, named)
+        decision = evaluator.evaluate(on, session.workload, subject, session, named, process=info)
         if decision is not None and decision.marks:
             self.mark(session, decision)
         return decision

@@ -100,7 +100,7 @@ class Scope:
 class Condition:
     """One compiled expression."""
 
-    __slots__ = ("_fields", "_program", "source")
+    __slots__ = ("_fields", "_program", "asks_session", "source")
 
     def __init__(self, source: str) -> None:
         """Raise CelError: syntax, unknown names, an expression that cannot be true or false."""
@@ -112,6 +112,10 @@ class Condition:
         bound = set(_BOUND.findall(bare))
         _check_names(source, checked, bound)
         self._fields = _used_fields(bare, bound)
+        self.asks_session = bool(_HAS_LABEL.search(bare)) or any(
+            name == "session" for name, _ in self._fields
+        )
+        """Whether it depends on what the session has done."""
         rewritten = _outside_strings(source, _HAS_LABEL, "session_has(")
         self._program = _cel.compile(_outside_strings(rewritten, _MATCHES, "pattern_found("))
 

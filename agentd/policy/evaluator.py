@@ -36,11 +36,28 @@ CACHED_NAME = 512  # characters; longer names are not worth keeping
 class SessionView(Protocol):
     """What policy sees of a session."""
 
-    id: str
-    workload: str
-    posture: str
-    labels: set[str]
-    task: dict[str, Any] | None
+    @property
+    def id(self) -> str:
+        """As in events."""
+
+    @property
+    def posture(self) -> str:
+        """The posture of its workload: observe or enforce."""
+
+    @property
+    def labels(self) -> AbstractSet[str]:
+        """The marks that rules have set; asked for only where a condition depends on them."""
+
+    @property
+    def task(self) -> dict[str, Any] | None:
+        """What the session was started for."""
+
+
+class ProcessView(Protocol):
+    """What policy sees of the process that acts."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The `process` object of an event."""
 
 
 @dataclass(slots=True)
@@ -197,10 +214,13 @@ class Evaluator:
         subject: Subject,
         session: SessionView | None = None,
         named: str | None = None,
+        *,
+        process: ProcessView | None = None,
     ) -> Decision | None:
         """The decision on one event, or None if no rule matches.
 
         `named`: a rule whose names match whatever the subject says, as the kernel knows the file.
+        `process`: what conditions see as `event.process`.
 
         `subject` is the event's subject: for mcp.* method, tool, server (name or object) and
         arguments or params, as JSON values; for file.* path, to, access; for process.exec exe,
@@ -220,6 +240,9 @@ class Evaluator:
             if rule.rest is not None and not rule.rest(subject):
                 continue
             if rule.condition is not None:
+                if process is not None:
+                    subject = {**subject, "process": process.to_dict()}
+                    process = None
                 try:
                     if not self._holds(rule.condition, workload, subject, session):
                         continue
@@ -252,7 +275,9 @@ class Evaluator:
         subject: Subject,
         session: SessionView | None,
     ) -> bool:
-        labels: AbstractSet[str] = frozenset() if session is None else session.labels
+        labels: AbstractSet[str] = frozenset()
+        if session is not None and condition.asks_session:
+            labels = session.labels
         self._scope.labels = labels
         variables: dict[str, dict[str, Any] | None] = {
             "session": {

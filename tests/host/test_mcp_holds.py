@@ -52,6 +52,14 @@ RULES: Document = {
         hold("ask-then-allow", "late-allow", "300ms", "allow"),
         hold("ask-then-deny", "late-deny", "300ms", "deny"),
         hold("ask-then-kill", "late-kill", "300ms", "kill"),
+        {
+            "id": "remember",
+            "on": "file.open",
+            "match": {"path": "**/private", "access": ["write"]},
+            "action": "audit",
+            "mark": ["wrote:private"],
+        },
+        rule("no-more", "deny", "afterwards", when='session.has("wrote:private")'),
     ]
 }
 
@@ -143,6 +151,14 @@ def test_allow_and_deny(daemon: Daemon, client: StdioClient, tmp_path: Path) -> 
     assert event["decision"]["hold_us"] > 0
     assert event["process"]["pid"] == server_pid(client)
     assert event["mcp"]["client"]["pid"] == os.getpid()
+
+
+def test_what_the_session_did_a_moment_ago_counts(client: StdioClient, tmp_path: Path) -> None:
+    """The open is not held, and is only told; the call is judged with it all the same."""
+    answer = write(client, tmp_path / "afterwards")
+    assert not answer["result"].get("isError")
+    write(client, tmp_path / "private")
+    assert refused(write(client, tmp_path / "afterwards"), "no-more")
 
 
 def test_approved_and_denied_by_a_person(

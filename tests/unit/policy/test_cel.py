@@ -36,6 +36,20 @@ def test_true(source: str) -> None:
     assert holds(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "asks"),
+    [
+        ('session.has("read:secret")', True),
+        ('"read:secret" in session.labels', True),
+        ('["a"].exists(each, session.labels.exists(label, label == each))', True),
+        ('"session.has(" != workload.name', False),
+        ("event.session == 1 && task == null", False),
+    ],
+)
+def test_asks_for_the_session(source: str, *, asks: bool) -> None:
+    assert Condition(source).asks_session is asks
+
+
 def test_fields_of_the_event() -> None:
     event = {"tool": "x", "arguments": {"n": [1, 2]}, "huge": object()}
     assert holds('event.tool == "x" && event.arguments.n.exists(i, i == 2)', event)
