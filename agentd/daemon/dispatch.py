@@ -38,10 +38,8 @@ from agentd.kernel.wire import (
 from agentd.workloads.identity import ProcessKey
 
 Beat = Callable[[], None]
-RECORDS_TICK_S = 0.02
-"""How often the events ring is looked at while records come: the kernel does not wake for each."""
-RECORDS_TICKS = 3
-"""So many that find nothing end that; together longer than QUIET_NS (bpf/include/common.h)."""
+_FLOWING_NS = 30_000_000
+"""So long after a record the kernel may not wake for the next; over QUIET_NS (common.h)."""
 _HOLDS_AT_ONCE = 64
 _PUT_OFF_NS = 20_000_000
 
@@ -80,7 +78,7 @@ class Dispatch:
         self._placement = Placement()
         self._linger_ns = linger_us * 1000
         self._last_hold_ns = self._put_off_until_ns = 0
-        self._looks = 0
+        self._looked_ns = self._found_ns = 0
         self.records = 0
 
     def busy(self) -> bool:
@@ -95,16 +93,16 @@ class Dispatch:
         """Whether every record up to there is taken in."""
         return self._events.position >= told and not self._taken
 
-    def puts_off(self) -> bool:
-        """Whether all but holds is better left for a moment (20 ms at most).
+    def puts_off(self) -> int:
+        """For how many ns all but holds is better left: 0, or 20 ms at most.
 
         After a hold the task that goes on and its client want the CPUs, and the next may come.
         """
-        return time.monotonic_ns() < self._put_off_until_ns and not self.busy()
+        return 0 if self.busy() else max(0, self._put_off_until_ns - time.monotonic_ns())
 
     def flowing(self) -> bool:
         """Whether records have come a moment ago, so that more may wait without a wake-up."""
-        return self._looks < RECORDS_TICKS
+        return self._looked_ns - self._found_ns < _FLOWING_NS
 
     def holds(self) -> int:
         """Judges every task that the holds ring tells of."""
@@ -121,7 +119,6 @@ class Dispatch:
             self._last_hold_ns = now = time.monotonic_ns()
             if not self._put_off_until_ns:
                 self._put_off_until_ns = now + _PUT_OFF_NS
-                self._looks = 0
         return done
 
     def glance(self) -> None:
@@ -146,7 +143,6 @@ class Dispatch:
         """At most a ring's worth of telemetry, `limit` records at once; holds come in between."""
         self._put_off_until_ns = 0
         budget = 32
-        self._looks += 1
         while budget and self._take(limit):
             budget -= 1
             while self._taken:
@@ -173,8 +169,9 @@ class Dispatch:
         records = self._events.read(limit)
         self._taken.extend(records)
         self.records += len(records)
+        self._looked_ns = time.monotonic_ns()
         if records:
-            self._looks = 0
+            self._found_ns = self._looked_ns
         return bool(records)
 
     def sweep(self) -> None:

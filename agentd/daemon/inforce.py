@@ -133,7 +133,8 @@ class PolicyInForce:
         self._prepared = {session.workload for session in registry}
         self.evaluator = Evaluator(self._policy)
         self.selectors = Selectors(())
-        self.after_effect: set[str] = set()
+        self.kills_late = False
+        """Whether what is only told may call for a kill, so that it should not wait for long."""
         self.watched = WatchedFiles(kernel)
         self._polls = 0
         self._generation = 0
@@ -161,7 +162,11 @@ class PolicyInForce:
             self.persist()  # before they are in force: the next engine must know them
         self._paths = paths
         self.evaluator, self.selectors = compiled.evaluator, compiled.selectors
-        self.after_effect = {note.rule_id for note in plan.notes}
+        self.kills_late = any(
+            plan.kills_late(workload.name)
+            for workload in policy.workloads.values()
+            if workload.posture == "enforce"
+        )
         plan.notes += [RuleNote(rule, text) for rule, text in paths.notes]
         # Where the end of a call is looked at, it begins before the hook leaves it to that.
         if self._opens_at_return:

@@ -244,6 +244,11 @@ class Labelling:
         if self.table.overfull:
             self.table.sweep(self._reporter.clock.now())
 
+    @property
+    def unguarded(self) -> bool:
+        """Whether the connects of some session are refused by nobody before they happen."""
+        return self.guards_needed and not all(map(self.guarded, self.registry))
+
     def guarded(self, session: Session) -> bool:
         """Whether the kernel refuses this session's connections by itself."""
         return session.cgroup is not None and session.cgroup in self._guarded

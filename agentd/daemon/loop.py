@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -18,13 +17,14 @@ from agentd.daemon.calls import Calls
 from agentd.daemon.channels import Channels
 from agentd.daemon.control import Control
 from agentd.daemon.cutting import Cutting
-from agentd.daemon.dispatch import RECORDS_TICK_S, Dispatch
+from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.loading import LoadError, Loading
 from agentd.daemon.messages import Messages
 from agentd.daemon.operations import Operations
 from agentd.daemon.ownplaces import own_places
+from agentd.daemon.pace import Pace
 from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
@@ -50,8 +50,6 @@ from agentd.workloads.sessions import SessionRegistry
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
 _SLICE = 64
-_HOUSEKEEPING_NS = 250_000_000
-_DECIDED_NS = 50_000_000
 
 
 class Engine:
@@ -207,22 +205,21 @@ class Engine:
         """Until SIGTERM, or until the supervisor is gone."""
         poll = select.epoll()
         poll.register(self._kernel.hold_ring.fd, select.EPOLLIN)
-        poll.register(self._kernel.events.fd, select.EPOLLIN)
+        # Told once of each wake-up: what is put off would end every wait else.
+        poll.register(self._kernel.events.fd, select.EPOLLIN | select.EPOLLET)
         poll.register(self._control.listener.fileno(), select.EPOLLIN)
         poll.register(self._supervisor.fileno(), select.EPOLLIN)
         poll.register(self._wake_read, select.EPOLLIN)
-        flush_ns = self._settings.flush_ms * 1_000_000
-        soon_ns = min(flush_ns, _DECIDED_NS)
-        flushed = next_housekeeping = 0
+        pace = Pace(
+            self._dispatch,
+            self._journal,
+            lambda: self._policy.kills_late or self._labelling.unguarded,
+            self._settings.flush_ms,
+        )
         while not self._stopping:
-            if self._dispatch.busy() or self._reloads.compiled:
-                timeout = 0.0
-            elif self._dispatch.flowing() or self._journal.pending:
-                timeout = RECORDS_TICK_S
-            else:
-                timeout = max(0.0, (next_housekeeping - time.monotonic_ns()) / 1e9)
+            wait_s = 0.0 if self._reloads.compiled else pace.wait_s()
             self._heartbeat.beat()
-            for fd, what in poll.poll(timeout):
+            for fd, what in poll.poll(wait_s):
                 self._ready(poll, fd, what)
             self._dispatch.linger()
             if self._dispatch.puts_off():
@@ -231,13 +228,10 @@ class Engine:
             if self._reloads.turn():
                 self._labelling.selectors = self._policy.selectors
                 self._cutting.start()
-            now = time.monotonic_ns()
-            if now - flushed >= (soon_ns if self._journal.decided else flush_ns):
-                flushed = now
+            if pace.flush_is_due():
                 self._flush()
-            if now >= next_housekeeping:
-                next_housekeeping = now + _HOUSEKEEPING_NS
-                self._housekeeping(now)
+            if (turn := pace.chores_due()) is not None:
+                self._housekeeping(turn)
             for waiting in self._control.backlogged():
                 poll.modify(waiting, select.EPOLLIN | select.EPOLLOUT)
 
@@ -294,8 +288,8 @@ class Engine:
         if self._settings.streams and self._journal.stats().written != before:
             os.eventfd_write(self._publisher_wake, 1)
 
-    def _housekeeping(self, now: int) -> None:
-        for chore in self._chores(now // _HOUSEKEEPING_NS):
+    def _housekeeping(self, turn: int) -> None:
+        for chore in self._chores(turn):
             chore()
             self._dispatch.glance()
         if self._journal.flush() is FlushStatus.BROKEN:

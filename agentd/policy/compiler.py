@@ -57,7 +57,8 @@ class KernelPlan:
     net: list[NetRule] = field(default_factory=list)
     notes: list[RuleNote] = field(default_factory=list)
     holding: dict[str, list[NameGlobs]] = field(default_factory=dict)
-    """"mcp", "result", "open", "write", "exec" -> the workloads whose such events are judged."""
+    """"mcp", "result", "open", "write", "exec" -> the workloads whose such events are judged;
+    "late", "late-move" -> those of which a process may be killed for what it has done."""
 
     def mcp_holds(self, workload: str) -> bool:
         """Whether requests of that workload must be judged before the server sees them."""
@@ -83,6 +84,13 @@ class KernelPlan:
     def exec_holds(self, workload: str) -> bool:
         """Whether some exec may be refused."""
         return self._holds("exec", workload)
+
+    def kills_late(self, workload: str) -> bool:
+        """Whether some of its records, that wake nobody by themselves, may call for a kill."""
+        moves_wake = self.open_holds(workload)  # `moves_watched` in changes.bpf.c
+        return self._holds("late", workload) or (
+            not moves_wake and self._holds("late-move", workload)
+        )
 
     def _holds(self, what: str, workload: str) -> bool:
         return any(globs.match(workload) for globs in self.holding.get(what, ()))
@@ -139,12 +147,18 @@ def _holding(plan: KernelPlan, what: str, rule: Rule) -> None:
 
 
 def _note(plan: KernelPlan, rule: Rule, why: str) -> None:
-    effect = "the process is killed" if rule.action in {"deny", "kill"} else "it is not held"
+    effect = "it is not held"
+    if rule.action in {"deny", "kill"}:
+        effect = "the process is killed"
+        _holding(plan, "late-move" if rule.on == "file.rename" else "late", rule)
     plan.notes.append(RuleNote(rule.id, f"{why}; {effect} afterwards"))
 
 
 def _note_result(plan: KernelPlan, rule: Rule) -> None:
-    effect = "the client is killed" if rule.action == "kill" else "it is only recorded"
+    effect = "it is only recorded"
+    if rule.action == "kill":
+        effect = "the client is killed"
+        _holding(plan, "late", rule)
     text = f"a result is seen here only after its client has it, if that is labelled; {effect}"
     plan.notes.append(RuleNote(rule.id, text))
 

@@ -110,10 +110,9 @@ static __always_inline void fill_head(struct record *head, __u16 kind, const str
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 
-/* While records come the engine looks every few milliseconds by itself, so it is woken only by the
- * first after a pause, and when a burst begins to fill the ring. It goes on looking for longer than
- * QUIET_NS after the last record that it has found (RECORDS_TICK_S and RECORDS_TICKS in
- * agentd/daemon/dispatch.py). */
+/* While records come the engine looks every now and then by itself (agentd/daemon/pace.py), so it
+ * is woken only by the first after a pause, and when a burst begins to fill the ring. Where it must
+ * look soon, it does so for longer than QUIET_NS after the last (_FLOWING_NS in dispatch.py). */
 #define QUIET_NS 25000000
 
 static __always_inline __u64 wakeup_flags(void)

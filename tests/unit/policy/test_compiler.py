@@ -239,6 +239,20 @@ def test_what_this_tier_cannot_decide_before_the_effect_is_said() -> None:
     assert all(note.text for note in plan.notes)
 
 
+def test_which_workloads_may_be_killed_late() -> None:
+    plan = compile_plan(
+        policy_of(
+            {"on": "file.delete", "action": "kill", "workloads": ["a"]},
+            {"on": "file.delete", "action": "audit", "workloads": ["b"]},
+            {"on": "file.rename", "action": "deny", "workloads": ["c", "d"]},
+            {**opens("deny", "**/a", access="read"), "workloads": ["d", "e"]},
+            {"on": "mcp.response", "action": "kill", "workloads": ["f"]},
+            {**connects(), "workloads": ["g"]},
+        )
+    )
+    assert [name for name in "abcdefg" if plan.kills_late(name)] == ["a", "c", "f"]
+
+
 def test_results_are_held_where_that_can_be_done() -> None:
     policy = policy_of(
         {"on": "mcp.response", "action": "deny", "workloads": ["a*"]},
