@@ -127,6 +127,14 @@ static __always_inline void find_rules(struct opened *opened, const struct seen_
 	opened->flags = flags_for(flags, opened->access) & (NAME_WATCH | NAME_HOLD);
 }
 
+/* A name in its directory. The number of a file that is gone is soon that of another. */
+static __always_inline __u64 name_of_file(struct file *file)
+{
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+
+	return BPF_CORE_READ(dentry, d_name.hash_len) ^ (__u64)BPF_CORE_READ(dentry, d_parent);
+}
+
 /* How many files the session has opened in this one's directory; 0 if it need not be told. Every
  * directory is told, and those with many files a few times more. The key is overwritten: there is
  * no stack left for another. */
@@ -151,6 +159,8 @@ static __always_inline void report_open(const struct label *label, const struct 
 
 	if (opened->access & ACCESS_WRITE)
 		key.c = 0; /* writers of one session count together */
+	if (!plain)
+		key.c ^= name_of_file(opened->file);
 	__u64 opens = count_total(label->session, REC_OPEN);
 	count = fold(&key, OPEN_BURST);
 	if (count == 1 && plain && opens > PLAIN_OPENS)
