@@ -157,12 +157,15 @@ class Dispatch:
             pass
 
     def _catch_up(self) -> None:
-        """Takes in what was told before a stop at open or exec: forks, execs, links, marks."""
-        budget = 32
-        while self._taken or (budget and self._take(_HOLDS_AT_ONCE)):
-            budget -= 1
+        """Takes in all that was told before a stop: forks, execs, links, marks; no flood hides it.
+
+        A record that another CPU has not finished yet ends it.
+        """
+        told = self.told()
+        while not self.past(told) and (self._taken or self._take(_HOLDS_AT_ONCE)):
             while self._taken:
                 self._record(self._taken.popleft())
+            self.beat()
 
     def _take(self, limit: int) -> bool:
         """At most `limit` records off the ring; False if there is none."""

@@ -60,6 +60,7 @@ RULES: Document = {
             "mark": ["wrote:private"],
         },
         rule("no-more", "deny", "afterwards", when='session.has("wrote:private")'),
+        {"id": "each", "on": "file.delete", "match": {"path": "**/flood/*"}, "action": "audit"},
     ]
 }
 
@@ -157,6 +158,15 @@ def test_what_the_session_did_a_moment_ago_counts(client: StdioClient, tmp_path:
     """The open is not held, and is only told; the call is judged with it all the same."""
     answer = write(client, tmp_path / "afterwards")
     assert not answer["result"].get("isError")
+    write(client, tmp_path / "private")
+    assert refused(write(client, tmp_path / "afterwards"), "no-more")
+
+
+def test_a_flood_hides_nothing(client: StdioClient, tmp_path: Path) -> None:
+    """More is told than is taken in at once: what the session did last counts all the same."""
+    directory = tmp_path / "flood"
+    directory.mkdir()
+    client.call("flood", {"path": str(directory), "count": 8000})
     write(client, tmp_path / "private")
     assert refused(write(client, tmp_path / "afterwards"), "no-more")
 

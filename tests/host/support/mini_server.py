@@ -53,6 +53,12 @@ def _call(params: dict[str, Any]) -> dict[str, Any]:
         case "remove":
             Path(arguments["path"]).unlink()
             text = "removed"
+        case "flood":
+            for name in map(str, range(arguments["count"])):
+                path = Path(arguments["path"], name)
+                path.touch()
+                path.unlink()
+            text = "flooded"
         case "echo":
             text = arguments.get("text") or "x" * int(arguments.get("size", 0))
         case "pid":
