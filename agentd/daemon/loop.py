@@ -213,7 +213,7 @@ class Engine:
         pace = Pace(
             self._dispatch,
             self._journal,
-            lambda: self._policy.kills_late or self._labelling.unguarded,
+            self._tells_soon,
             self._settings.flush_ms,
         )
         while not self._stopping:
@@ -281,6 +281,11 @@ class Engine:
             if self._control.serve(fd, readable=readable, writable=bool(what & select.EPOLLOUT)):
                 wants_write = select.EPOLLOUT if self._control.wants_write(fd) else 0
                 poll.modify(fd, select.EPOLLIN | wants_write)
+
+    def _tells_soon(self) -> bool:
+        """Whether a record may be of a refusal, or call for a kill."""
+        refuses = self._decisions is not None
+        return refuses or self._policy.kills_late or self._labelling.unguarded
 
     def _flush(self) -> None:
         before = self._journal.stats().written if self._settings.streams else 0

@@ -6,8 +6,8 @@ from typing import Protocol
 
 HOUSEKEEPING_NS = 250_000_000
 """Records that flow are looked at then, too, all at once: that costs half of one by one."""
-LATE_NS = 20_000_000
-"""As long they wait where one of them may call for a kill."""
+SOON_NS = 20_000_000
+"""As long they wait where one of them may be of a refusal, or call for a kill."""
 _DECIDED_NS = 50_000_000
 
 
@@ -41,17 +41,17 @@ class Pace:
         self,
         records: Records,
         rows: Rows,
-        kills_late: Callable[[], bool],
+        tells_soon: Callable[[], bool],
         flush_ms: int,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`kills_late`: whether what is only told may call for a kill.
+        """`tells_soon`: whether records that flow should not wait for the chores.
 
         `flush_ms`: the longest time that an event stays in memory; a decision: 50 ms.
         """
         self._records = records
         self._rows = rows
-        self._kills_late = kills_late
+        self._tells_soon = tells_soon
         self._flush_ns = flush_ms * 1_000_000
         self._clock = clock
         self._flushed = self._next_chores = 0
@@ -64,8 +64,8 @@ class Pace:
         if put_off_ns := self._records.puts_off():
             return put_off_ns / 1e9
         due = self._next_chores
-        if self._records.flowing() and self._kills_late():
-            due = min(due, now + LATE_NS)
+        if self._records.flowing() and self._tells_soon():
+            due = min(due, now + SOON_NS)
         if self._rows.pending:
             due = min(due, self._flushed + self._patience_ns)
         return max(0, due - now) / 1e9

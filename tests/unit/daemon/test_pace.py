@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from agentd.daemon.pace import HOUSEKEEPING_NS, LATE_NS, Pace
+from agentd.daemon.pace import HOUSEKEEPING_NS, SOON_NS, Pace
 
 MS = 1_000_000
 
@@ -15,7 +15,7 @@ class Engine:
     is_flowing: bool = False
     pending: bool = False
     decided: bool = False
-    kills_late: bool = False
+    tells_soon: bool = False
 
     def busy(self) -> bool:
         return self.is_busy
@@ -30,7 +30,7 @@ class Engine:
 def paced() -> tuple[Engine, Pace]:
     """Just after a flush and the chores."""
     engine = Engine()
-    pace = Pace(engine, engine, lambda: engine.kills_late, 200, lambda: engine.now)
+    pace = Pace(engine, engine, lambda: engine.tells_soon, 200, lambda: engine.now)
     assert pace.flush_is_due()
     assert pace.chores_due() == 7_000
     return engine, pace
@@ -47,12 +47,12 @@ def test_waits_for_the_chores_while_nothing_happens() -> None:
     assert pace.chores_due() is None
 
 
-def test_looks_soon_at_records_that_may_call_for_a_kill() -> None:
+def test_looks_soon_at_records_that_should_not_wait() -> None:
     engine, pace = paced()
     engine.is_flowing = True
     assert pace.wait_s() == HOUSEKEEPING_NS / 1e9
-    engine.kills_late = True
-    assert pace.wait_s() == LATE_NS / 1e9
+    engine.tells_soon = True
+    assert pace.wait_s() == SOON_NS / 1e9
     engine.is_busy = True
     assert pace.wait_s() == 0
 
