@@ -210,12 +210,7 @@ class Engine:
         poll.register(self._control.listener.fileno(), select.EPOLLIN)
         poll.register(self._supervisor.fileno(), select.EPOLLIN)
         poll.register(self._wake_read, select.EPOLLIN)
-        pace = Pace(
-            self._dispatch,
-            self._journal,
-            self._tells_soon,
-            self._settings.flush_ms,
-        )
+        pace = Pace(self._dispatch, self._journal, self._tells_soon, self._settings.flush_ms)
         while not self._stopping:
             wait_s = 0.0 if self._reloads.compiled else pace.wait_s()
             self._heartbeat.beat()
