@@ -121,9 +121,13 @@ class Dispatch:
                 self._put_off_until_ns = now + _PUT_OFF_NS
         return done
 
+    def has_holds(self) -> bool:
+        """Whether the holds ring tells of a task that is not judged yet."""
+        return self._hold_ring.pending() > 0
+
     def glance(self) -> None:
         """Judges what is held, in the middle of other work."""
-        if self._hold_ring.pending():
+        if self.has_holds():
             self.holds()
 
     def linger(self) -> None:
@@ -134,7 +138,7 @@ class Dispatch:
         """
         now = time.monotonic_ns
         while now() < min(self._last_hold_ns + self._linger_ns, self._put_off_until_ns):
-            if self._hold_ring.pending():
+            if self.has_holds():
                 self.holds()
             else:
                 os.sched_yield()

@@ -214,7 +214,10 @@ class Engine:
         while not self._stopping:
             wait_s = 0.0 if self._reloads.compiled else pace.wait_s()
             self._heartbeat.beat()
-            for fd, what in poll.poll(wait_s):
+            self._heartbeat.sleeps()
+            ready = poll.poll(0.0 if self._dispatch.has_holds() else wait_s)
+            self._heartbeat.wakes()
+            for fd, what in ready:
                 self._ready(poll, fd, what)
             self._dispatch.linger()
             if self._dispatch.puts_off():

@@ -278,6 +278,7 @@ class Enforcing(ctypes.Structure):
         ("alive_ns", c_uint64),
         ("epoch", c_uint64),
         ("judges", c_uint32 * 2),
+        ("awake", c_uint64),
     )
 
 

@@ -97,13 +97,33 @@ static __always_inline bool enter_hold(struct hold *hold, __u32 flags)
 	return true;
 }
 
+static __always_inline bool engine_is_awake(void)
+{
+	struct enforcing *now = get_enforcing();
+
+	return now && *(volatile __u64 *)&now->awake;
+}
+
+static __always_inline void wake_engine(void)
+{
+	__u64 *nobody_reads_it = bpf_ringbuf_reserve(&hold_ring, sizeof(__u64), 0);
+
+	if (nobody_reads_it)
+		bpf_ringbuf_discard(nobody_reads_it, BPF_RB_FORCE_WAKEUP);
+}
+
 /* Tells of a hold; the record is `size` bytes of `scratch`, what follows the struct included. A
- * full ring loses nothing: the engine sweeps the map. */
+ * full ring loses nothing: the engine sweeps the map. An engine that is awake is not woken: it
+ * says that it sleeps before it looks at the ring for the last time, so either it sees the record
+ * then, or that it sleeps is seen here, where the record is in the ring (heartbeat.py). */
 static __always_inline void announce(const struct hold *hold, struct scratch *scratch, __u32 size)
 {
 	__builtin_memcpy(scratch->bytes, hold, sizeof(*hold));
-	if (size > SCRATCH_LEN || bpf_ringbuf_output(&hold_ring, scratch->bytes, size, 0))
+	if (size > SCRATCH_LEN ||
+	    bpf_ringbuf_output(&hold_ring, scratch->bytes, size, BPF_RB_NO_WAKEUP))
 		count_in(&failed_holds, hold->workload);
+	else if (!engine_is_awake())
+		wake_engine();
 }
 
 struct patience {

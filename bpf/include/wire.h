@@ -288,4 +288,5 @@ struct enforcing {
 	__u64 alive_ns;	 /* CLOCK_BOOTTIME at which whoever judges holds was last seen */
 	__u64 epoch;	 /* kernel: how often a directory was renamed */
 	__u32 judges[2]; /* who may judge holds; when both have ended, `alive_ns` becomes 0 */
+	__u64 awake;	 /* not 0: the engine looks at the ring of holds before it sleeps */
 };

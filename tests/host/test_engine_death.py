@@ -54,15 +54,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         started.stop()
 
 
-def engine_of(daemon: Daemon) -> psutil.Process | None:
-    """The engine process, if there is one just now."""
-    for child in psutil.Process(daemon.pid).children():
-        with suppress(psutil.Error):
-            if "agentd.daemon.engine" in child.cmdline():
-                return child
-    return None
-
-
 def judging(daemon: Daemon, within: float = 10.0) -> psutil.Process:
     """The engine, once it answers and is not the one that was killed."""
     deadline = time.monotonic() + within
@@ -70,7 +61,7 @@ def judging(daemon: Daemon, within: float = 10.0) -> psutil.Process:
         with suppress(OSError, psutil.Error, ValueError):
             with ControlClient(daemon.socket, timeout=0.5) as control:
                 pid = control.request("ping")["pid"]
-            engine = engine_of(daemon)
+            engine = daemon.engine()
             if engine is not None and engine.pid == pid:
                 return engine
         time.sleep(0.01)

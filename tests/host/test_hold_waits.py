@@ -7,6 +7,7 @@ race: some tasks see the verdict, some are stopped while it is given.
 import ctypes
 import mmap
 import os
+import select
 import sys
 import threading
 import time
@@ -16,17 +17,22 @@ from typing import Any
 import psutil
 import pytest
 
-from agentd.kernel.bpfcall import MAP_ARRAY
+from agentd.kernel.bpfcall import MAP_ARRAY, MAP_RINGBUF
 from agentd.kernel.wire import Enforcing
 from tests.host.conftest import StartDaemon
 from tests.host.support.bpf_maps import map_fd
-from tests.host.support.daemon import Document, workload
+from tests.host.support.daemon import Daemon, Document, workload
 from tests.host.support.processes import wait_until
 from tests.host.support.stdio_client import StdioClient
 
 MINI = [sys.executable, "-SE", str(Path(__file__).parent / "support" / "mini_server.py")]
+CALL = (
+    b'{"jsonrpc":"2.0","id":"a","method":"tools/call",'
+    b'"params":{"name":"echo","arguments":{"text":"a"}}}\n'
+)
 SERVERS = 4
 CALLS = 150
+HOLD_RING_BYTES = 256 * 1024  # bpf/include/maps.h
 RULES: Document = {
     "rules": [
         {"id": "allow-all", "on": "mcp.tool_call", "action": "allow"},
@@ -90,15 +96,20 @@ def test_every_verdict_is_carried_out(
     assert all(decision["before_effect"] for decision in judged)
 
 
+def enforcing_words(daemon: Daemon) -> memoryview:
+    """The kernel's `struct enforcing`, mapped; item n is at offset 8 n."""
+    fd = map_fd(daemon, MAP_ARRAY, 4, ctypes.sizeof(Enforcing), 1)
+    memory = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    os.close(fd)
+    return memoryview(memory).cast("Q")
+
+
 def test_a_heartbeat_from_another_cpu_ends_no_hold(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     """The clock may have been read before the beat: then the beat lies in the future."""
     daemon = start_daemon(rules={"w.yaml": workload("tested"), "r.yaml": RULES})
-    size = ctypes.sizeof(Enforcing)
-    fd = map_fd(daemon, MAP_ARRAY, 4, size, 1)
-    memory = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-    words = memoryview(memory).cast("Q")
+    words = enforcing_words(daemon)
     over = threading.Event()
 
     def beat_ahead() -> None:
@@ -117,4 +128,29 @@ def test_a_heartbeat_from_another_cpu_ends_no_hold(
     finally:
         over.set()
         beats.join()
-        os.close(fd)
+
+
+def test_only_an_engine_that_sleeps_is_woken(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """It is stopped here, so that it finds no hold by itself; what it has said is written over."""
+    daemon = start_daemon(rules={"w.yaml": workload("tested"), "r.yaml": RULES})
+    words = enforcing_words(daemon)
+    ring = map_fd(daemon, MAP_RINGBUF, 0, 0, HOLD_RING_BYTES)
+    engine = daemon.engine()
+    assert engine is not None
+    with select.epoll() as poll, StdioClient(daemon.run("tested", MINI), timeout=10) as client:
+        poll.register(ring, select.EPOLLIN | select.EPOLLET)
+        client.initialize()
+        server = psutil.Process(int(client.call("pid")["result"]["content"][0]["text"]))
+        for asleep in (False, True):
+            engine.suspend()
+            try:
+                wait_until(lambda: engine.status() == psutil.STATUS_STOPPED, 5, "the engine stops")
+                words[Enforcing.awake.offset // 8] = not asleep
+                poll.poll(0)  # what woke it before
+                client.send_raw(CALL)
+                wait_until(lambda: server.status() == psutil.STATUS_STOPPED, 5, "the call is held")
+                assert bool(poll.poll(0.1)) == asleep
+            finally:
+                engine.resume()
+            assert "result" in client.read()
+    os.close(ring)

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.host.support import servers
@@ -163,10 +161,9 @@ def agent(text: str) -> list[str]:
 
 
 def kill_engine(daemon: SlowDaemon) -> None:
-    for child in psutil.Process(daemon.pid).children():
-        with suppress(psutil.Error):
-            if "agentd.daemon.engine" in child.cmdline():
-                child.send_signal(signal.SIGKILL)
+    engine = daemon.engine()
+    assert engine is not None
+    engine.kill()
 
 
 def wait_for_engine(daemon: SlowDaemon) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -163,6 +164,14 @@ class Daemon:
     def processes(self) -> list[psutil.Process]:
         """The supervisor and everything below it."""
         return [psutil.Process(self.pid), *self._below(self.pid)]
+
+    def engine(self) -> psutil.Process | None:
+        """The engine, if there is one just now."""
+        for child in psutil.Process(self.pid).children():
+            with suppress(psutil.Error):
+                if "agentd.daemon.engine" in child.cmdline():
+                    return child
+        return None
 
     @property
     def pid(self) -> int:
