@@ -9,8 +9,9 @@ so that the p99 of a short block depends on where it begins.
 
 Client and server share a CPU in every condition, as a pair that takes turns does by itself where
 nothing else runs. The scheduler may put them on two as soon as a third process wants some time; in
-a virtual machine each wake-up of another CPU can cost as much as the judgement (what it costs here
-is printed), and the figure would be of that. `--spread` leaves the choice to the scheduler.
+a virtual machine each wake-up of another CPU can cost more than the judgement (what it costs here
+is printed), and the figure would be of that. `--spread` leaves the choice to the scheduler: with no
+more than two CPUs, a client that works on while its server does then has a rival in the engine.
 """
 
 import argparse
