@@ -217,6 +217,7 @@ class Engine:
             self._heartbeat.sleeps()
             ready = poll.poll(0.0 if self._dispatch.has_holds() else wait_s)
             self._heartbeat.wakes()
+            self._dispatch.glance()
             for fd, what in ready:
                 self._ready(poll, fd, what)
             self._dispatch.linger()
@@ -264,9 +265,7 @@ class Engine:
         return self._wake_write
 
     def _ready(self, poll: select.epoll, fd: int, what: int) -> None:
-        if fd == self._kernel.hold_ring.fd:
-            self._dispatch.holds()
-        elif fd == self._control.listener.fileno():
+        if fd == self._control.listener.fileno():
             accepted = self._control.accept()
             if accepted is not None:
                 poll.register(accepted, select.EPOLLIN)
