@@ -125,7 +125,8 @@ class Config(_Section):
         1500,
         ge=0,
         le=10_000,
-        description="how long the engine polls for the next hold after one; 0: it sleeps at once",
+        description="how long the engine polls for the next hold after one, where a CPU is left"
+        " for that; 0: it never does, nor is it woken ahead of a hold",
     )
     journal: JournalConfig = JournalConfig()
     nats: NatsConfig = NatsConfig()

@@ -1,11 +1,11 @@
 """Takes records out of the rings and hands each to who understands it."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 
 from agentd.daemon.activity import Activity, refreshed
+from agentd.daemon.anticipation import Anticipation
 from agentd.daemon.calls import Calls
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.messages import Messages
@@ -75,9 +75,9 @@ class Dispatch:
         self._taken: deque[bytes] = deque()
         """Off the ring and not looked at yet: a hold that comes in between is of later."""
         self._pending_seen: set[int] = set()
-        self._placement = Placement()
-        self._linger_ns = linger_us * 1000
-        self._last_hold_ns = self._put_off_until_ns = 0
+        self.placement = Placement()
+        self.anticipation = Anticipation(self.has_holds, self.holds, linger_us)
+        self._put_off_until_ns = 0
         self._looked_ns = self._found_ns = 0
         self.records = 0
 
@@ -104,22 +104,18 @@ class Dispatch:
         """Whether records have come a moment ago, so that more may wait without a wake-up."""
         return self._looked_ns - self._found_ns < _FLOWING_NS
 
-    def holds(self) -> int:
+    def holds(self) -> None:
         """Judges every task that the holds ring tells of."""
-        done = 0
         while records := self._hold_ring.read(_HOLDS_AT_ONCE):
             for record in records:
                 hold = HoldValue(*HOLD.unpack_from(record))
                 self._hold(hold, record[HOLD.size :])
                 self.beat()
                 if hold.cpu < MAX_CPUS:
-                    self._placement.keep_off(hold.cpu)
-            done += len(records)
-        if done:
-            self._last_hold_ns = now = time.monotonic_ns()
+                    self.placement.keep_off(hold.cpu)
+                self.anticipation.judged(hold)
             if not self._put_off_until_ns:
-                self._put_off_until_ns = now + _PUT_OFF_NS
-        return done
+                self._put_off_until_ns = time.monotonic_ns() + _PUT_OFF_NS
 
     def has_holds(self) -> bool:
         """Whether the holds ring tells of a task that is not judged yet."""
@@ -131,17 +127,8 @@ class Dispatch:
             self.holds()
 
     def linger(self) -> None:
-        """After a hold, stays with the holds ring for a moment: calls come in rows.
-
-        The next one then finds the engine awake and its memory warm, which saves it more time than
-        the judgement itself takes. Whoever else wants this CPU comes first.
-        """
-        now = time.monotonic_ns
-        while now() < min(self._last_hold_ns + self._linger_ns, self._put_off_until_ns):
-            if self.has_holds():
-                self.holds()
-            else:
-                os.sched_yield()
+        """Stays with the holds ring for a moment where the next hold is to be expected."""
+        self.anticipation.stay(self._put_off_until_ns)
 
     def drain(self, limit: int) -> None:
         """At most a ring's worth of telemetry, `limit` records at once; holds come in between."""

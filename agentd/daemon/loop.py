@@ -207,6 +207,7 @@ class Engine:
         poll.register(self._kernel.hold_ring.fd, select.EPOLLIN)
         # Told once of each wake-up: what is put off would end every wait else.
         poll.register(self._kernel.events.fd, select.EPOLLIN | select.EPOLLET)
+        poll.register(self._dispatch.anticipation.fileno(), select.EPOLLIN | select.EPOLLET)
         poll.register(self._control.listener.fileno(), select.EPOLLIN)
         poll.register(self._supervisor.fileno(), select.EPOLLIN)
         poll.register(self._wake_read, select.EPOLLIN)
@@ -223,16 +224,22 @@ class Engine:
             self._dispatch.linger()
             if self._dispatch.puts_off():
                 continue
-            self._dispatch.drain(_SLICE)
-            if self._reloads.turn():
-                self._labelling.selectors = self._policy.selectors
-                self._cutting.start()
-            if pace.flush_is_due():
-                self._flush()
-            if (turn := pace.chores_due()) is not None:
-                self._housekeeping(turn)
+            can_wait = not self._dispatch.busy() and not self._tells_soon()
+            with self._dispatch.placement.behind_work(yes=can_wait):
+                self._take_in(pace)
             for waiting in self._control.backlogged():
                 poll.modify(waiting, select.EPOLLIN | select.EPOLLOUT)
+
+    def _take_in(self, pace: Pace) -> None:
+        """What has been told, what is due."""
+        self._dispatch.drain(_SLICE)
+        if self._reloads.turn():
+            self._labelling.selectors = self._policy.selectors
+            self._cutting.start()
+        if pace.flush_is_due():
+            self._flush()
+        if (turn := pace.chores_due()) is not None:
+            self._housekeeping(turn)
 
     def close(self) -> None:
         """What was recorded is written; held tasks are the supervisor's from here on."""

@@ -6,7 +6,7 @@ that very CPU would keep both waiting, so the engine stays off the CPU of the la
 On the other one the client that has sent the call often still runs. What makes the engine preempt
 it at once is a short slice (kernel/sched/fair.c, PREEMPT_SHORT, Linux 6.12), together with a better
 nice value than the work's. Neither lets it starve anybody, which a real-time policy could: it
-parses hostile bytes.
+parses hostile bytes. With what can wait it stands behind the work, by the same two means.
 """
 
 import ctypes
@@ -14,14 +14,19 @@ import os
 import platform
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _NICE_BETTER: Final = 10
+_NICE_WORSE: Final = 5
 _NICE_BEST: Final = -20
 _SLICE_NS: Final = 100_000  # the shortest there is
-_SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
+_LONG_SLICE_NS: Final = 10_000_000
+_SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
 _SCHED_ATTR: Final = struct.Struct("=IIQiIQQQ")  # sched_setattr(2), first version
 _SETTLE_NS = 50_000_000
+_syscall = ctypes.CDLL(None).syscall
 
 
 class Placement:
@@ -31,9 +36,10 @@ class Placement:
         self._allowed = os.sched_getaffinity(0)
         self._avoided = -1
         self._since_ns = 0
-        nice = max(_NICE_BEST, os.getpriority(os.PRIO_PROCESS, 0) - _NICE_BETTER)
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-        _ask_for_short_slices(nice)
+        ordinary = os.getpriority(os.PRIO_PROCESS, 0)
+        self._behind = ordinary + _NICE_WORSE
+        self._ahead = max(_NICE_BEST, ordinary - _NICE_BETTER)
+        _set(self._ahead, _SLICE_NS)
 
     def keep_off(self, cpu: int) -> None:
         """A task waits, or has waited, on `cpu`. Moves at most every 50 ms."""
@@ -46,10 +52,22 @@ class Placement:
         os.sched_setaffinity(0, others)
         self._avoided, self._since_ns = cpu, now
 
+    @contextmanager
+    def behind_work(self, *, yes: bool) -> Iterator[None]:
+        """Meanwhile ordinary work comes first: what is done can wait, and a client may not."""
+        if not yes:
+            yield
+            return
+        _set(self._behind, _LONG_SLICE_NS)
+        try:
+            yield
+        finally:
+            _set(self._ahead, _SLICE_NS)
 
-def _ask_for_short_slices(nice: int) -> None:
-    """Kernels before 6.12 take the request and ignore it; a refusal changes nothing."""
-    number = _SYS_SCHED_SETATTR.get(platform.machine())
-    if number is not None:
-        fields = (_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, _SLICE_NS, 0, 0)
-        ctypes.CDLL(None).syscall(number, 0, _SCHED_ATTR.pack(*fields), 0)
+
+def _set(nice: int, slice_ns: int) -> None:
+    """Kernels before 6.12 ignore the slice."""
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    if _SYS_SCHED_SETATTR is not None:
+        fields = (_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
+        _syscall(_SYS_SCHED_SETATTR, 0, _SCHED_ATTR.pack(*fields), 0)
