@@ -7,11 +7,11 @@ so that drift of the machine cancels. "Without" means that no daemon runs at all
 one call in a hundred meets a garbage collection of the server or the client, always the same ones,
 so that the p99 of a short block depends on where it begins.
 
-Client and server share a CPU in every condition, as a pair that takes turns does by itself where
-nothing else runs. The scheduler may put them on two as soon as a third process wants some time; in
-a virtual machine each wake-up of another CPU can cost more than the judgement (what it costs here
-is printed), and the figure would be of that. `--spread` leaves the choice to the scheduler: with no
-more than two CPUs, a client that works on while its server does then has a rival in the engine.
+Each pair is measured in two placements: where the scheduler puts client and server ("spread"), and
+with both on one CPU ("together"), as a pair that takes turns can be. It makes a difference: in a
+virtual machine each wake-up of another CPU costs as much as a judgement (what it costs here is
+printed), and with no more than two CPUs a client that works on while its server does has a rival in
+the engine.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def on_one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def beside_server(client: Client) -> Client:
+def together(client: Client) -> Client:
     """The client, which then runs on one CPU together with its server."""
 
     def placed(command: list[str], tool: str, arguments: dict[str, Any]) -> list[int]:
@@ -178,7 +178,6 @@ def summarise(samples: Samples) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2, help=f"of {BLOCK} calls per condition")
-    parser.add_argument("--spread", action="store_true", help="let the scheduler choose the CPUs")
     options = parser.parse_args()
     become_subreaper()
     report.disturb_less()
@@ -194,13 +193,16 @@ def main() -> None:
             ),
             "everything echo": (servers.everything(), "echo", {"message": "hello"}),
         }
-        clients: dict[str, Client] = {"lean": lean, "mcp": library}
-        if not options.spread:
-            clients = {name: beside_server(client) for name, client in clients.items()}
+        clients: dict[str, Client] = {
+            "lean client, spread": lean,
+            "lean client, together": together(lean),
+            "mcp client, spread": library,
+            "mcp client, together": together(library),
+        }
         for name, call in calls.items():
             for client_name, client in clients.items():
                 samples = measure(client, *call, options.rounds)
-                results[f"{name}, {client_name} client"] = summarise(samples)
+                results[f"{name}, {client_name}"] = summarise(samples)
     _print(results)
     for cpu in sorted(os.sched_getaffinity(0)):
         print(f"a byte to CPU {cpu} and back: {hand_over_us(cpu):.1f} us")
