@@ -136,6 +136,8 @@ class Dispatch:
         budget = 32
         while budget and self._take(limit):
             budget -= 1
+            if self.busy():
+                self.placement.stand(behind=False)
             while self._taken:
                 self._record(self._taken.popleft())
                 self.glance()

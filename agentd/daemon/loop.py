@@ -224,9 +224,9 @@ class Engine:
             self._dispatch.linger()
             if self._dispatch.puts_off():
                 continue
-            can_wait = not self._dispatch.busy() and not self._tells_soon()
-            with self._dispatch.placement.behind_work(yes=can_wait):
-                self._take_in(pace)
+            self._dispatch.placement.stand(behind=not self._tells_soon())
+            self._take_in(pace)
+            self._dispatch.placement.stand(behind=False)
             for waiting in self._control.backlogged():
                 poll.modify(waiting, select.EPOLLIN | select.EPOLLOUT)
 

@@ -14,8 +14,6 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 _NICE_BETTER: Final = 10
@@ -39,7 +37,8 @@ class Placement:
         ordinary = os.getpriority(os.PRIO_PROCESS, 0)
         self._behind = ordinary + _NICE_WORSE
         self._ahead = max(_NICE_BEST, ordinary - _NICE_BETTER)
-        _set(self._ahead, _SLICE_NS)
+        self._is_behind = True
+        self.stand(behind=False)
 
     def keep_off(self, cpu: int) -> None:
         """A task waits, or has waited, on `cpu`. Moves at most every 50 ms."""
@@ -52,16 +51,14 @@ class Placement:
         os.sched_setaffinity(0, others)
         self._avoided, self._since_ns = cpu, now
 
-    @contextmanager
-    def behind_work(self, *, yes: bool) -> Iterator[None]:
-        """Meanwhile ordinary work comes first: what is done can wait, and a client may not."""
-        if not yes:
-            yield
+    def stand(self, *, behind: bool) -> None:
+        """Whether ordinary work comes first: what is done can wait, and a client may not."""
+        if behind == self._is_behind:
             return
-        _set(self._behind, _LONG_SLICE_NS)
-        try:
-            yield
-        finally:
+        self._is_behind = behind
+        if behind:
+            _set(self._behind, _LONG_SLICE_NS)
+        else:
             _set(self._ahead, _SLICE_NS)
 
 

@@ -245,9 +245,9 @@ UNUSUAL: dict[str, list[Message]] = {
     "one byte a write": [step(*(call(n, text="x") for n in range(3)), cut=1)],
     "seven bytes a write from the first": [step(call("a", text="y" * 50), cut=7)],
     "many in one write": [*initialize(), step(*(call(n, text="x") for n in range(1, 120)))],
-    "5 MiB to the server": [*initialize(), step(call(1, text="x" * (5 << 20)))],
-    "5 MiB as the first message": [step(call(1, text="x" * (5 << 20)))],
-    "5 MiB to the client": [*initialize(), step(call(1, size=5 << 20))],
+    "3 MiB to the server": [*initialize(), step(call(1, text="x" * (3 << 20)))],
+    "3 MiB as the first message": [step(call(1, text="x" * (3 << 20)))],
+    "3 MiB to the client": [*initialize(), step(call(1, size=3 << 20))],
     "batch": [
         *initialize("2025-03-26"),
         {"send": line([call(1, text="x"), call(2, "pid"), call(3, "no-such")]), "answers": 1},

@@ -25,10 +25,10 @@ def _attributes() -> tuple[int, int, int]:
 def report_placement() -> None:
     """Print policy, nice value and slice in nanoseconds, then what they are while it is behind."""
     placement = Placement()
-    with placement.behind_work(yes=True):
-        behind = _attributes()
-    with placement.behind_work(yes=False):
-        print(*_attributes(), *behind)
+    placement.stand(behind=True)
+    behind = _attributes()
+    placement.stand(behind=False)
+    print(*_attributes(), *behind)
 
 
 @pytest.mark.root  # a better priority is a privilege
