@@ -141,8 +141,10 @@ class Dispatch:
             while self._taken:
                 self._record(self._taken.popleft())
                 self.glance()
+                self.placement.let_pass()
         while self._messages.tell():
             self.glance()
+            self.placement.let_pass()
 
     def close(self) -> None:
         """What was judged is told."""

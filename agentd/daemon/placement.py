@@ -61,6 +61,11 @@ class Placement:
         else:
             _set(self._ahead, _SLICE_NS)
 
+    def let_pass(self) -> None:
+        """Whoever waits for this CPU goes first, if this process stands behind."""
+        if self._is_behind:
+            os.sched_yield()
+
 
 def _set(nice: int, slice_ns: int) -> None:
     """Kernels before 6.12 ignore the slice."""
