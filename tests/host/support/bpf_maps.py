@@ -19,7 +19,11 @@ def map_fd(daemon: Daemon, kind: int, key_size: int, value_size: int, entries: i
     found: dict[str, tuple[int, int]] = {}
     for process in daemon.processes():
         for info in Path(f"/proc/{process.pid}/fdinfo").iterdir():
-            fields = dict(re.findall(r"^(\w+):\t(\d+)$", info.read_text(), re.MULTILINE))
+            try:
+                text = info.read_text()
+            except FileNotFoundError:  # closed meanwhile
+                continue
+            fields = dict(re.findall(r"^(\w+):\t(\d+)$", text, re.MULTILINE))
             if wanted.items() <= {k: int(v) for k, v in fields.items() if k in wanted}.items():
                 found[fields["map_id"]] = (process.pid, int(info.name))
     ((pid, fd),) = found.values()
