@@ -69,7 +69,6 @@ class Placement:
 
 def _set(nice: int, slice_ns: int) -> None:
     """Kernels before 6.12 ignore the slice."""
-    os.setpriority(os.PRIO_PROCESS, 0, nice)
-    if _SYS_SCHED_SETATTR is not None:
-        fields = (_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
-        _syscall(_SYS_SCHED_SETATTR, 0, _SCHED_ATTR.pack(*fields), 0)
+    fields = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
+    if _SYS_SCHED_SETATTR is None or _syscall(_SYS_SCHED_SETATTR, 0, fields, 0):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)

@@ -1,5 +1,6 @@
 """Who writes to a channel wakes the engine, and does not notice that it waits there."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agentd.daemon.anticipation import leaves_room
 from tests.host.conftest import StartDaemon
 from tests.host.support.daemon import ALLOW_ALL, Daemon, workload
 from tests.host.support.processes import wait_until
@@ -65,3 +67,23 @@ def test_a_server_that_ends_is_missed_at_once(client: StdioClient) -> None:
     wait_until(lambda: not server.is_running() or server.status() == "zombie", 5, "its end")
     with pytest.raises(BrokenPipeError):
         client.send_raw(b" ")
+
+
+@pytest.mark.parametrize("cpus", [1, None], ids=["one for the server", "all for the server"])
+def test_it_polls_only_where_a_cpu_is_left(start_daemon: StartDaemon, cpus: int | None) -> None:
+    daemon = start_daemon(
+        rules={"w.yaml": workload("tested"), "r.yaml": ALLOW_ALL},
+        settings={"hold_linger_us": 10_000},
+    )
+    engine, allowed = daemon.engine(), os.sched_getaffinity(0)
+    assert engine is not None
+    wanted = set(sorted(allowed)[:cpus])
+    with StdioClient(daemon.run("tested", MINI), timeout=10) as client:
+        client.initialize()
+        os.sched_setaffinity(server_of(client).pid, wanted)
+        before, begun = sum(engine.cpu_times()[:2]), time.monotonic()
+        for _ in range(WRITES):
+            assert "result" in client.call("echo", {"text": "a"})
+            time.sleep(1.5 * PAUSE_S)
+        share = (sum(engine.cpu_times()[:2]) - before) / (time.monotonic() - begun)
+    assert (share > 0.25) == leaves_room(allowed, wanted), share

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.host.conftest import StartDaemon
 from tests.host.support.daemon import ALLOW_ALL, Document, workload
@@ -97,3 +98,25 @@ def test_the_engine_sleeps_while_records_wait_after_a_call(
             time.sleep(PAUSE_S)
         share = (used_s() - before) / (time.monotonic() - begun)
     assert share < BUSY_SHARE
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_what_can_wait_is_taken_in_behind_the_work(
+    start_daemon: StartDaemon, tmp_path: Path, kills: bool
+) -> None:
+    rules = KILLS_DELETERS if kills else ALLOW_ALL
+    daemon = start_daemon(rules={"w.yaml": workload("tested"), "r.yaml": rules})
+    engine = daemon.engine()
+    assert engine is not None
+    ordinary = psutil.Process(daemon.pid).nice()
+    command = [sys.executable, "-SE", "-c", CHATTER, str(tmp_path)]
+    chatter = subprocess.Popen(daemon.run("tested", command), stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(0.5)  # it runs
+        until, seen = time.monotonic() + 2, set()
+        while time.monotonic() < until:
+            seen.add(engine.nice())
+    finally:
+        stop(chatter)
+    assert min(seen) < ordinary
+    assert (max(seen) > ordinary) == (not kills)
