@@ -21,6 +21,7 @@ from typing import Any
 
 from agentd.daemon import channel, spawn
 from agentd.daemon.standin import StandIn
+from agentd.daemon.watchdog import Watchdog
 from agentd.errors import AgentdError
 from agentd.kernel.guarded import GuardedProcesses
 from agentd.kernel.heartbeat import SUPERVISOR, Heartbeat
@@ -73,6 +74,11 @@ class Child:
         """It has come up: should it end now, the next one starts at once."""
         self._failures = 0
 
+    def kill(self) -> None:
+        """SIGKILL: it runs no instruction of its own any more, even where it ends later."""
+        if self.process is not None:
+            self.process.kill()
+
     def due(self) -> bool:
         """Whether it does not run and its pause is over."""
         return self.process is None and time.monotonic() >= self._not_before
@@ -112,6 +118,7 @@ class Supervisor:
         self._publisher_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._released: list[dict[str, Any]] = []
         self._stand_in: StandIn | None = None
+        self._watchdog: Watchdog | None = None
         self._adopted = False
         self._unload = False
         self._stopping = False
@@ -142,6 +149,8 @@ class Supervisor:
                 self._engine_gone(status)
                 if not self._ever_ready:
                     return status if status > 0 else EXIT_FAILED
+            if self._watchdog is not None and self._watchdog.bites():
+                self._engine_hangs()
             self._publisher_gone(self._publisher.reap())
             self._sensor.tick()
             if not self._engine_ready and self._stand_in is not None:
@@ -282,6 +291,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         self._engine.is_ready()
+        self._watchdog = Watchdog(self._heartbeat.last)
         if not self._ever_ready and "--foreground" not in self._engine_arguments:
             _log("READY")  # in the foreground the engine's own first line says so
         self._ever_ready = True
@@ -293,8 +303,16 @@ class Supervisor:
                 notify.connect(address)
                 notify.send(b"READY=1")
 
+    def _engine_hangs(self) -> None:
+        """Killed, it judges nothing from here on, even if a dead disk keeps it from ending."""
+        _log("engine has not answered for 10 s and is killed: is its disk full or slow?")
+        self._engine.kill()
+        self._engine_ready = False
+        self._watchdog = None
+
     def _engine_gone(self, status: int) -> None:
         self._engine_ready = False
+        self._watchdog = None
         self._guard_processes()
         if self._channel is not None:
             self._channel.close()

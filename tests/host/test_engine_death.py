@@ -24,6 +24,7 @@ MINI = [sys.executable, "-SE", str(Path(__file__).parent / "support" / "mini_ser
 KILLS = 200
 RELEASED_WITHIN_S = 1.0
 ANSWERED_WITHIN_S = 2.0
+HANGS_S = 11.0
 
 
 def _rule(name: str, action: str, **fields: Any) -> dict[str, Any]:
@@ -256,6 +257,33 @@ def test_a_damaged_journal_costs_no_session(daemon: Daemon, tmp_path: Path) -> N
         daemon.wait_for(
             lambda event: event["class"] == "loss" and event["loss"]["source"] == "journal.broken"
         )
+
+
+@pytest.mark.parametrize("name", ["closed", "open"])
+def test_an_engine_that_hangs_while_a_call_is_held(
+    daemon: Daemon, tmp_path: Path, name: str
+) -> None:
+    """It is killed, what it held is released as configured, and another one judges."""
+    with ExitStack() as stack:
+        (client,) = servers(daemon, stack, [name])
+        client.timeout = HANGS_S + ANSWERED_WITHIN_S
+        engine = judging(daemon)
+        engine.suspend()
+        stack.callback(_resume, engine)
+        path = tmp_path / "deny-1"
+        answer = client.call("write", {"path": str(path), "content": "x", "pad": "p" * 60})
+        assert path.exists() == (name == "open")
+        assert ("denied-by-agentd: engine-down" in str(answer)) == (name == "closed")
+        assert judging(daemon).pid != engine.pid
+        assert "denied-by-agentd: deny" in str(
+            client.call("write", {"path": str(path), "content": "x", "pad": "p" * 60})
+        )
+    assert "has not answered for 10 s" in daemon.tail()
+
+
+def _resume(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.resume()
 
 
 @pytest.mark.parametrize("name", ["closed", "open"])
