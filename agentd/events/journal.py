@@ -218,8 +218,11 @@ class Journal:
     def _open(self, first_seq: int) -> None:
         con = store.open_writer(self.path)
         try:
-            con.execute("INSERT OR IGNORE INTO boots(boot) VALUES(?)", (self.boot,))
-            boot = con.execute("SELECT n FROM boots WHERE boot = ?", (self.boot,)).fetchone()[0]
+            find_boot = "SELECT n FROM boots WHERE boot = ?"
+            found = con.execute(find_boot, (self.boot,)).fetchone()
+            if found is None:
+                con.execute("INSERT INTO boots(boot) VALUES(?)", (self.boot,))
+            (boot,) = found or con.execute(find_boot, (self.boot,)).fetchone()
             last = con.execute("SELECT id, boot, seq FROM events ORDER BY id DESC LIMIT 1")
             row_id, row_boot, seq = last.fetchone() or (0, boot, first_seq)
             keep = Retention(con, self._limits, self._floor)

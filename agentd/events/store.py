@@ -38,6 +38,7 @@ JOURNAL_KEY = "journal.id"
 
 Row = tuple[int, int, int, int, str, str | None, str | None, str | None, str | None, bytes]
 
+_INCREMENTAL = 2
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -50,19 +51,22 @@ def is_corrupt(error: sqlite3.Error) -> bool:
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open (and make, readable by root alone) the journal for its one writer.
 
-    The connection never waits for a lock and never checkpoints by itself. Raises sqlite3.Error
-    or OSError.
+    The connection never waits for a lock and never checkpoints by itself. What is there already is
+    not written again: a journal that was left open can be opened on a full disk, too. Raises
+    sqlite3.Error or OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     con = connect(path)
     try:
         con.execute(f"PRAGMA page_size={PAGE_SIZE}")
-        con.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        if con.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+            con.execute("PRAGMA auto_vacuum=INCREMENTAL")
         con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA wal_autocheckpoint=0")
         con.executescript(_SCHEMA)
-        con.execute("INSERT OR IGNORE INTO kv VALUES(?,?)", (JOURNAL_KEY, f'"{new_journal_id()}"'))
+        if not con.execute("SELECT 1 FROM kv WHERE key = ?", (JOURNAL_KEY,)).fetchone():
+            con.execute("INSERT INTO kv VALUES(?,?)", (JOURNAL_KEY, f'"{new_journal_id()}"'))
     except BaseException:
         con.close()
         raise

@@ -310,6 +310,37 @@ def test_after_a_failure_the_disk_is_left_alone_for_a_while(tmp_path: Path) -> N
     journal.close()
 
 
+def test_a_journal_left_open_can_be_opened_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    crashed = Journal(path, 8 * MIB, "h", BOOT)
+    fill(crashed, 10)
+    assert crashed.flush() is FlushStatus.OK
+    with file_size_limit(1):
+        journal = Journal(path, 8 * MIB, "h", BOOT)
+        fill(journal, 1)
+        assert journal.flush() is FlushStatus.FAILED
+    time.sleep(0.21)
+    assert journal.flush() is FlushStatus.OK
+    journal.close()
+    crashed.close()
+    assert [row[2] for row in rows(path)] == list(range(1, 12))
+
+
+def test_a_journal_that_somebody_else_writes_can_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    crashed = Journal(path, 8 * MIB, "h", BOOT)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        journal = Journal(path, 8 * MIB, "h", BOOT)
+        fill(journal, 1)
+        assert journal.flush() is FlushStatus.FAILED
+        other.execute("ROLLBACK")
+    time.sleep(0.21)
+    assert journal.flush() is FlushStatus.OK
+    journal.close()
+    crashed.close()
+
+
 @pytest.mark.parametrize("damage", [b"this is not a database, not at all" * 400, b""])
 def test_a_broken_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "j.db"
