@@ -19,8 +19,9 @@ from agentd.daemon.control import Control
 from agentd.daemon.cutting import Cutting
 from agentd.daemon.dispatch import Dispatch
 from agentd.daemon.inforce import PolicyInForce, compile_policy
+from agentd.daemon.keeping import open_journal
 from agentd.daemon.labelling import Labelling
-from agentd.daemon.loading import LoadError, Loading
+from agentd.daemon.loading import Loading
 from agentd.daemon.messages import Messages
 from agentd.daemon.operations import Operations
 from agentd.daemon.ownplaces import own_places
@@ -37,13 +38,11 @@ from agentd.daemon.writeholds import WriteHolds
 from agentd.enforce.approvals import Approvals
 from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
-from agentd.events.journal import FlushStatus, Journal
 from agentd.kernel.decisions import Decisions
 from agentd.kernel.heartbeat import ENGINE, Heartbeat
 from agentd.kernel.libbpf import Map, trim_heap
 from agentd.kernel.maps import KernelMaps
 from agentd.kernel.tier import OBSERVE
-from agentd.stream.state import sent_floor
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.sessions import SessionRegistry
 
@@ -85,13 +84,15 @@ class Engine:
         self._kernel = KernelMaps(maps)
         self._heartbeat = Heartbeat(maps["enforcing"], ENGINE)
         self._stand_in = StandIn(maps)
-        self._journal = self._open_journal()
-        self._reporter = Reporter(self._journal, Clock())
-        if foreground:
-            self._reporter.listen(Terminal(sys.stdout).show)
         boot = paths.boot_id()
         self._state = State(paths.state_file(self._settings.state_dir))
         self._saved = self._read_state()
+        self._journal = open_journal(
+            self._settings, begun=self._saved.get("sessions", {}).get("boot") == boot
+        )
+        self._reporter = Reporter(self._journal, Clock())
+        if foreground:
+            self._reporter.listen(Terminal(sys.stdout).show)
         self._registry = SessionRegistry.from_state(self._saved.get("sessions"), boot)
         self._labelling = Labelling(
             self._kernel, self._registry, ProcessTable(), self._reporter, supervisor
@@ -301,8 +302,7 @@ class Engine:
         for chore in self._chores(turn):
             chore()
             self._dispatch.glance()
-        if self._journal.flush() is FlushStatus.BROKEN:
-            raise AgentdError(f"the journal {self._journal.path} is damaged; it is set aside")
+        self._journal.flush()
 
     def _chores(self, turn: int) -> Iterator[Callable[[], object]]:
         yield lambda: self._approvals.expire(self._reporter.clock.now())
@@ -353,18 +353,6 @@ class Engine:
             log(f"{error}. No session runs yet, so it is written anew")
             return {}
 
-    def _open_journal(self) -> Journal:
-        settings = self._settings
-        settings.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        floor = partial(sent_floor, paths.publisher_state_dir(settings.state_dir))
-        return Journal(
-            settings.journal_path,
-            settings.journal_budget,
-            settings.host_name,
-            paths.boot_id(),
-            sent_floor=floor if settings.streams else None,
-        )
-
 
 def log(text: str) -> None:
     """To the supervisor's standard error, which is the system's log under systemd."""
@@ -375,16 +363,16 @@ def main(
     supervisor: socket.socket, loading: Loading, load_arguments: list[str], *, foreground: bool
 ) -> int:
     """Until SIGTERM; `loading` has been started with `load_arguments`. Returns the exit code."""
+    parent = os.getppid()
     try:
         loaded = read_loaded(loading.result())
+        engine = Engine(supervisor, loaded, load_arguments, foreground=foreground)
     except ConfigErrors as errors:
         log(str(errors))
         return EXIT_CONFIG
-    except LoadError as error:
+    except AgentdError as error:
         log(str(error))
         return EXIT_FAILED
-    parent = os.getppid()
-    engine = Engine(supervisor, loaded, load_arguments, foreground=foreground)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, engine.on_signal)
     signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)

@@ -4,6 +4,7 @@ One writer (the engine). `append` only buffers; `flush` writes. A number belongs
 is on disk: after `kill -9` the sequence goes on from what the file holds.
 """
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -33,7 +34,6 @@ class FlushStatus(StrEnum):
     OK = "ok"
     BLOCKED = "blocked"  # a reader keeps the WAL from being used again; events stay buffered
     FAILED = "failed"  # disk full, I/O error, locked by somebody; events stay buffered
-    BROKEN = "broken"  # the file is damaged: close the journal and open it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,17 @@ class Journal:
         *,
         sent_floor: Callable[[str], int] | None = None,
         buffer_bytes: int = BUFFER_BYTES,
+        begun: bool = False,
     ) -> None:
         """Open or make the journal at `path`.
 
         `host` is a NATS token; `sent_floor` gives, for the journal's id, the highest events.id that
         the publisher has delivered (None: nothing is streamed, so trimming loses nothing; see
         stream.state.sent_floor); `buffer_bytes` bounds
-        what is kept in memory while the disk refuses. A file that is not a journal any more is
-        set aside and a new one begun. Raises OSError or sqlite3.Error if that cannot be done, and
-        ValueError for a budget under 1 MiB.
+        what is kept in memory while the disk refuses; `begun` says that a journal has given numbers
+        in this boot. A file that is not a journal any more is set aside and a new one begun, now
+        and later. Raises OSError or sqlite3.Error if that cannot be done now, and ValueError for a
+        budget under 1 MiB.
         """
         self.path = path
         self.host = host
@@ -96,8 +98,9 @@ class Journal:
         self._error = ""
         self._retry_at = 0
         self._since_checkpoint = 0
-        self._open_or_replace()
-        self._checkpointer = Checkpointer(path)
+        self._fresh: dict[str, Any] = {}  # why a new file was begun, until that is written
+        self._is_open = False
+        self._open_or_replace(begun=begun)
 
     def append(  # noqa: PLR0917 (hot path, positional)
         self,
@@ -145,13 +148,13 @@ class Journal:
         After a failure the next attempt is made no sooner than 200 ms later.
         """
         self.decided = False
-        if self._buffer or self._dropped or self._retention.unsent:
+        if self._buffer or self._dropped or self._fresh or self._retention.unsent:
             if self._retry_at and time.monotonic_ns() < self._retry_at:
                 return self._status
             try:
-                self._status = self._flush()
+                self._status = self._flush_or_go_on()
             except (sqlite3.Error, OSError) as error:
-                self._failed(error)
+                self._status, self._error = FlushStatus.FAILED, str(error)
             if self._status is FlushStatus.OK:
                 self._retry_at, self._error = 0, ""
             else:
@@ -173,7 +176,7 @@ class Journal:
                 finally:
                     os.close(wal)
             except OSError as error:
-                self._failed(error)
+                self._status, self._error = FlushStatus.FAILED, str(error)
         return self._status
 
     def take_notices(self) -> list[bytes]:
@@ -204,18 +207,27 @@ class Journal:
         """Flush and close; the last connection copies the WAL back."""
         self._retry_at = 0
         self.flush()
-        self._checkpointer.close()
-        self._con.close()
+        self._close_file()
 
-    def _open_or_replace(self) -> None:
+    def _open_or_replace(self, *, begun: bool) -> None:
+        """How far a journal that is gone had numbered this boot is unknown.
+
+        Microseconds since boot are above it, as no host writes a million events a second: no
+        number is used twice, and the gap, with the loss event, tells a consumer.
+        """
+        above = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         try:
-            self._open(first_seq=0)
+            if self._open(above if begun else 0) and begun:
+                why = "it was removed or moved, or nothing of this boot was ever written"
+                self._fresh = _begun_anew("journal.missing", why)
         except sqlite3.DatabaseError as error:
             if not store.is_corrupt(error):
                 raise
-            self._replace(error)
+            self._fresh = _begun_anew("journal.broken", str(error), store.set_aside(self.path))
+            self._open(above)
 
-    def _open(self, first_seq: int) -> None:
+    def _open(self, first_seq: int) -> bool:
+        """Open the file; returns whether it has no event of this boot: then `first_seq` counts."""
         con = store.open_writer(self.path)
         try:
             find_boot = "SELECT n FROM boots WHERE boot = ?"
@@ -224,8 +236,9 @@ class Journal:
                 con.execute("INSERT INTO boots(boot) VALUES(?)", (self.boot,))
             (boot,) = found or con.execute(find_boot, (self.boot,)).fetchone()
             last = con.execute("SELECT id, boot, seq FROM events ORDER BY id DESC LIMIT 1")
-            row_id, row_boot, seq = last.fetchone() or (0, boot, first_seq)
+            row_id, row_boot, seq = last.fetchone() or (0, 0, 0)
             keep = Retention(con, self._limits, self._floor)
+            self._file = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except BaseException:
             con.close()
             raise
@@ -233,23 +246,57 @@ class Journal:
         self._retention = keep
         self._boot = boot
         same_boot = row_boot == boot
-        self._id = row_id if same_boot else row_id + store.ID_JUMP
-        self._seq = seq if same_boot else 0
+        self._id = row_id if same_boot or not row_id else row_id + store.ID_JUMP
+        self._seq = seq if same_boot else first_seq
+        self._checkpointer = Checkpointer(self.path)
+        self._is_open = True
+        return not same_boot
 
-    def _replace(self, error: sqlite3.Error) -> None:
-        """Begin a new journal beside the broken one.
+    def _abandon(self, source: str, why: str) -> None:
+        """The file is of no use any more; what is at its place is kept beside it."""
+        self._close_file()
+        self._fresh = _begun_anew(source, why, store.set_aside(self.path))
 
-        How far the broken one had numbered this boot is unknown. Microseconds since boot are above
-        it, as no host writes a million events a second: no number is used twice, and the gap, with
-        the loss event, tells a consumer.
-        """
-        aside = store.set_aside(self.path)
-        self._open(first_seq=time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000)
-        loss = {"count": 0, "source": "journal.broken", "error": str(error), "kept": str(aside)}
-        body = self.append("loss", time.time_ns(), None, None, {"loss": loss})
-        self._notices.append(body)
+    def _close_file(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._checkpointer.close()
+        self._con.close()
+        if self._is_gone():
+            with contextlib.suppress(OSError):
+                store.retire(Path(f"/proc/self/fd/{self._file}"))
+        os.close(self._file)
+
+    def _is_gone(self) -> bool:
+        """Whether the file is no more where it was opened."""
+        try:
+            return not os.path.samestat(os.fstat(self._file), self.path.lstat())
+        except OSError:
+            return True
+
+    def _flush_or_go_on(self) -> FlushStatus:
+        """Write what is buffered, into a new file where the old one is damaged or gone."""
+        if self._is_open and self._is_gone():
+            self._abandon("journal.missing", "it was removed or moved")
+        try:
+            return self._flush()
+        except sqlite3.DatabaseError as error:
+            if not store.is_corrupt(error):
+                raise
+            self._abandon("journal.broken", str(error))
+            return self._flush()
+
+    def _go_on(self) -> None:
+        """In a new file: numbers and ids go on, and what waits in memory goes there."""
+        row_id, seq = self._id, self._seq
+        self._open(0)
+        self._id, self._seq = row_id, seq
+        self._buffer = [(row[0], self._boot, *row[2:]) for row in self._buffer]
 
     def _flush(self) -> FlushStatus:
+        if not self._is_open:
+            self._go_on()
         while self._buffer:
             if not self._wal_has_room():
                 return FlushStatus.BLOCKED
@@ -268,6 +315,9 @@ class Journal:
             loss = {"count": count, "source": "journal.buffer", "workloads": by_workload}
             self._write_loss(loss)
             self._dropped.clear()
+        if self._fresh:
+            self._write_loss(self._fresh)
+            self._fresh = {}
         if self._retention.unsent:
             ranges = retention.pending_loss(self._con)
             count = sum(part["count"] for part in ranges)
@@ -330,14 +380,15 @@ class Journal:
             self._con.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return True
 
-    def _failed(self, error: Exception) -> None:
-        broken = isinstance(error, sqlite3.Error) and store.is_corrupt(error)
-        self._status = FlushStatus.BROKEN if broken else FlushStatus.FAILED
-        self._error = str(error)
-
     def _drop(self, workload: str | None) -> None:
         name = workload or ""
         if name not in self._dropped and len(self._dropped) >= _MAX_WORKLOADS:
             name = ""
         self._dropped[name] = self._dropped.get(name, 0) + 1
         self._dropped_total += 1
+
+
+def _begun_anew(source: str, why: str, kept: Path | None = None) -> dict[str, Any]:
+    """The loss that a new file begins with; how much it is, is not known."""
+    loss = {"count": 0, "source": source, "error": why}
+    return loss | {"kept": str(kept)} if kept else loss

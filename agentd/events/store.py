@@ -128,15 +128,19 @@ def journal_id(con: sqlite3.Connection) -> str:
     return str(text).strip('"')
 
 
-def set_aside(path: Path) -> Path:
-    """Move a broken journal (and its WAL) out of the way; returns its new path.
-
-    It becomes read-only, which tells a reader that still has it open to look again.
-    """
+def set_aside(path: Path) -> Path | None:
+    """Move a broken journal (and its WAL) out of the way; returns its new path, if there is one."""
     aside = path.with_name(f"{path.name}.broken-{time.time_ns() // 1_000_000_000}")
     for suffix in ("-wal", "-shm", ""):
         part = Path(f"{path}{suffix}")
         if part.exists():
             part.rename(f"{aside}{suffix}")
-    aside.chmod(0o400)
+    if not aside.exists():
+        return None
+    retire(aside)
     return aside
+
+
+def retire(path: Path) -> None:
+    """Make a journal read-only, which tells a reader that still has it open to look again."""
+    path.chmod(0o400)

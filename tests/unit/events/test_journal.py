@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from agentd.events import envelope, store
 from agentd.events.journal import FlushStatus, Journal
+from agentd.stream.source import Source
 
 BOOT = "6b1c2f3e-1111-2222-3333-444455556666"
 NEXT_BOOT = "7c2d304f-1111-2222-3333-444455556666"
@@ -358,6 +359,84 @@ def test_a_broken_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     assert all(row[2] > 500 for row in rows(path)), "no number is used twice in one boot"
     (aside,) = tmp_path.glob("j.db.broken-*[0-9]")
     assert aside.stat().st_mode & 0o777 == 0o400
+
+
+def losses(path: Path) -> list[dict[str, Any]]:
+    return [row[3]["loss"] for row in rows(path) if row[3]["class"] == "loss"]
+
+
+def test_what_is_damaged_while_it_is_written_is_set_aside_and_the_numbers_go_on(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, MIB, "h", NEXT_BOOT)
+    fill(journal, 10)
+    journal.close()
+    journal = Journal(path, MIB, "h", BOOT)
+    while not journal.stats().trimmed:
+        fill(journal, 50)
+        assert journal.flush() is FlushStatus.OK
+    journal.close()
+    with path.open("r+b") as file:
+        for page in range(8, path.stat().st_size // store.PAGE_SIZE - 8):
+            file.seek(page * store.PAGE_SIZE)
+            file.write(os.urandom(store.PAGE_SIZE))
+    journal = Journal(path, MIB, "h", BOOT)
+    before = journal.stats().seq
+    while not (notices := journal.take_notices()):
+        fill(journal, 50)
+        assert journal.flush() is FlushStatus.OK
+    assert orjson.loads(notices[0])["loss"]["source"] == "journal.broken"
+    fill(journal, 1)
+    journal.close()
+    kept = [row[2] for row in rows(path)]
+    assert kept == list(range(kept[0], kept[-1] + 1)), "no gap from the first that was written here"
+    assert before < kept[0]
+    (aside,) = tmp_path.glob("j.db.broken-*[0-9]")
+    assert losses(path)[0]["kept"] == str(aside)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_journal_removed_while_it_is_written_is_begun_anew_and_the_numbers_go_on(
+    tmp_path: Path, moved: bool
+) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, MIB, "h", BOOT)
+    fill(journal, 10)
+    assert journal.flush() is FlushStatus.OK
+    source = Source(path)
+    if moved:
+        path.rename(tmp_path / "elsewhere")
+    else:
+        for part in tmp_path.glob("j.db*"):
+            part.unlink()
+    fill(journal, 5)
+    assert journal.flush() is FlushStatus.OK
+    assert [row[2] for row in rows(path)] == [11, 12, 13, 14, 15, 16]
+    assert [loss["source"] for loss in losses(path)] == ["journal.missing"]
+    assert source.replaced()
+    journal.close()
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_journal_removed_while_nothing_runs_uses_no_number_twice(
+    tmp_path: Path, emptied: bool
+) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, MIB, "h", BOOT)
+    fill(journal, 10)
+    journal.close()
+    for part in tmp_path.glob("j.db*"):
+        part.write_bytes(b"") if emptied else part.unlink()
+    for count in (1, 2):
+        journal = Journal(path, MIB, "h", BOOT, begun=True)
+        fill(journal, 1)
+        journal.close()
+        assert len(rows(path)) == count + 1
+    numbers = [row[2] for row in rows(path)]
+    assert numbers == list(range(numbers[0], numbers[0] + 3))
+    assert numbers[0] > 10
+    assert [loss["source"] for loss in losses(path)] == ["journal.missing"]
 
 
 def test_a_reader_without_write_access_sees_every_commit(tmp_path: Path) -> None:
