@@ -44,7 +44,6 @@ class StreamInfo:
 
     created: str
     last_seq: int
-    max_payload: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ class Connection:
         self._nats = _SecureClient()
         self._on_ack = on_ack
         self._inbox = ""
+        self._max_stored = -1
         self.server = public_name(server)
         self._url = server
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -130,8 +130,9 @@ class Connection:
 
     @property
     def max_payload(self) -> int:
-        """Bytes the server accepts in one message, headers included."""
-        return self._nats.max_payload
+        """Bytes that server and stream accept in one message, headers included."""
+        limit: int = self._nats.max_payload
+        return limit if self._max_stored < 0 else min(limit, self._max_stored)
 
     async def publish(self, row_id: int, subject: str, event_id: str, body: bytes) -> None:
         """Send one event; its ack arrives later. Raises nats.errors.Error or OSError."""
@@ -153,11 +154,8 @@ class Connection:
             error = answer.get("error")
         if error:
             raise refused(error, f"stream {name}")
-        return StreamInfo(
-            created=str(answer["created"]),
-            last_seq=int(answer["state"]["last_seq"]),
-            max_payload=self.max_payload,
-        )
+        self._max_stored = int(answer["config"].get("max_msg_size", -1))
+        return StreamInfo(created=str(answer["created"]), last_seq=int(answer["state"]["last_seq"]))
 
     async def last(self) -> tuple[str, int] | None:
         """Event id and stream sequence of this host's last stored event, None if there is none."""
@@ -248,7 +246,10 @@ class Connection:
         error: StreamError | None = None
         stream_seq = 0
         if message.headers and message.headers.get(_STATUS):
-            error = StreamError("no stream takes the events: JetStream or the stream is not ready")
+            error = StreamError(
+                "no stream takes the events: JetStream or the stream is not ready, or no stream has"
+                f" the subjects {self._settings.prefix}.>"
+            )
         else:
             answer = orjson.loads(message.data)
             if answer.get("error"):

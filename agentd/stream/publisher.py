@@ -71,6 +71,7 @@ class Publisher:
         self._window = 1
         self._subjects: dict[tuple[str | None, str], str] = {}
         self._said = ""
+        self._unsaved = False  # told once
         self._greeting = ""  # to say when the stream has taken an event, or nothing is left to send
 
     def stop(self) -> None:
@@ -79,7 +80,7 @@ class Publisher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Stream until `stop`; raises Restart, and OSError if the state cannot be kept."""
+        """Stream until `stop`; raises Restart."""
         loop = asyncio.get_running_loop()
         if self._wake_fd is not None:
             os.set_blocking(self._wake_fd, False)
@@ -190,8 +191,9 @@ class Publisher:
             subject = f"{self._settings.prefix}.{self._settings.host}.{workload}.{row.cls}"
             self._subjects[row.workload, row.cls] = subject
         body = row.body
-        if len(body) + _HEADER_ROOM > connection.max_payload:
-            body = _shortened(body)
+        room = connection.max_payload - _HEADER_ROOM
+        if len(body) > room:
+            body = _shortened(body, room)
         await connection.publish(row.id, subject, event_id, body)
 
     def _on_ack(self, ack: Ack) -> None:
@@ -256,14 +258,23 @@ class Publisher:
             self._wake.set()
 
     def _save_if_due(self) -> None:
-        rows = self._progress.floor - self._saved.floor
+        rows = 0 if self._unsaved else self._progress.floor - self._saved.floor
         if rows >= SAVE_ROWS or time.monotonic() - self._saved_at > SAVE_S:
             self._save()
 
     def _save(self) -> None:
         if self._progress != self._saved:
-            self._state.save(self._progress)
-            self._saved = self._progress
+            try:
+                self._state.save(self._progress)
+                self._saved = self._progress
+            except (
+                OSError
+            ) as error:  # whoever starts from an old state asks the stream for the rest
+                if not self._unsaved:
+                    log.warning("the state cannot be saved: %s; streaming goes on", error.strerror)
+                self._unsaved = True
+            else:
+                self._unsaved = False
         self._saved_at = time.monotonic()
 
     def _greet(self) -> None:
@@ -278,8 +289,14 @@ class Publisher:
             self._said = text
 
 
-def _shortened(body: bytes) -> bytes:
-    """What is left of an event that the server would refuse for its size."""
+def _shortened(body: bytes, room: int) -> bytes:
+    """What is left of an event that the server would refuse for its size: `room` bytes, if it can.
+
+    Of a decision that is too large for that the verdict is left.
+    """
     event = orjson.loads(body)
     kept = {key: event[key] for key in _KEPT_WHEN_TOO_LARGE if key in event}
-    return orjson.dumps({**kept, "truncated": {"bytes": len(body)}})
+    kept["truncated"] = {"bytes": len(body)}
+    if "decision" in kept and len(orjson.dumps(kept)) > room:
+        kept["decision"] = {"verdict": kept["decision"]["verdict"]}
+    return orjson.dumps(kept)

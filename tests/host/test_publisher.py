@@ -209,6 +209,61 @@ def test_an_event_too_large_for_the_server_does_not_stop_the_others(
         assert events[1]["truncated"]["bytes"] > 10_000
 
 
+def test_an_event_too_large_for_the_stream_does_not_stop_the_others(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    change_stream(nats_server.url, max_msg_size=2000)
+    with Pipeline(tmp_path / "p", [nats_server.url]) as pipeline:
+        pipeline.add(1)
+        pipeline.add(1, pad=10_000)
+        pipeline.add(1)
+        pipeline.start()
+        wait_until(pipeline.delivered, 15, "delivery")
+        pipeline.stop()
+        events = [event for _, event in stored(nats_server.url)]
+        assert [event["seq"] for event in events] == [1, 2, 3]
+        assert events[1]["truncated"]["bytes"] > 10_000
+
+
+def test_a_decision_too_large_for_the_server_does_not_stop_the_others(tmp_path: Path) -> None:
+    with (
+        NatsServer(tmp_path / "nats", "max_payload: 1024") as server,
+        Pipeline(tmp_path / "p", [server.url]) as pipeline,
+    ):
+        decision = {"verdict": "deny", "rules": ["r"], "reason": "x" * 2000}
+        pipeline.journal.append(
+            "mcp.request", time.time_ns(), "ci-bot", "s", {"decision": decision}, "deny", ["r"]
+        )
+        pipeline.add(1)
+        pipeline.start()
+        wait_until(pipeline.delivered, 15, "delivery")
+        pipeline.stop()
+        first, second = (event for _, event in stored(server.url))
+        assert first["decision"] == {"verdict": "deny"}
+        assert second["seq"] == 2
+
+
+def test_a_state_that_cannot_be_saved_is_told_and_streaming_goes_on(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    change_stream(nats_server.url)
+    with Pipeline(tmp_path / "p", [nats_server.url]) as pipeline:
+        (pipeline.state_dir / "state.json.new").mkdir(parents=True)
+        pipeline.start()
+        for count in range(1, 6):
+            pipeline.add(100)
+            wait_until(lambda n=count: len(stored(nats_server.url)) == 100 * n, 15, "arrival")
+            time.sleep(0.3)
+        assert pipeline.said().count("the state cannot be saved: Is a directory") == 1
+        assert "not streaming" not in pipeline.said()
+        pipeline.kill()
+        (pipeline.state_dir / "state.json.new").rmdir()
+        pipeline.start()
+        wait_until(pipeline.delivered, 15, "delivery")
+        pipeline.stop()
+        assert_exactly_once(stored(nats_server.url), pipeline.seq)
+
+
 def test_it_ends_when_told(nats_server: NatsServer, tmp_path: Path) -> None:
     with Pipeline(tmp_path / "p", [nats_server.url]) as pipeline:
         pipeline.start()
