@@ -7,8 +7,9 @@ and publisher are handed `to_json()`, so that none of them has to import pydanti
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from agentd import paths, yamldoc
 from agentd.errors import ConfigError, ConfigErrors
@@ -16,6 +17,27 @@ from agentd.units import parse_duration, parse_size
 
 ENVIRONMENT = "AGENTD_CONFIG"
 
+
+def _whole(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{str(path)!r} depends on where agentd is started; write the whole path")
+    return path
+
+
+def _server(url: str) -> str:
+    try:
+        found = urlsplit(url if "://" in url else f"nats://{url}")
+        valid = found.scheme in {"nats", "tls"} and found.hostname and found.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        mend = "write it like nats://HOST:4222 or tls://HOST:4222"
+        raise ValueError(f"it is not the address of a NATS server; {mend}")
+    return url
+
+
+Place = Annotated[Path, AfterValidator(_whole)]
+Server = Annotated[str, AfterValidator(_server)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 
@@ -27,7 +49,7 @@ class _Section(BaseModel):
 class JournalConfig(_Section):
     """Where events are kept, and how much disk they may take."""
 
-    path: Path | None = Field(None, description="default: journal.db in state_dir")
+    path: Place | None = Field(None, description="default: journal.db in state_dir")
     budget: Size = Field(
         2 << 30, ge=16 << 20, description="bytes on disk, file and WAL together, e.g. 2GiB"
     )
@@ -39,9 +61,9 @@ class JournalConfig(_Section):
 class TlsConfig(_Section):
     """TLS towards the NATS servers; certificates are PEM files."""
 
-    ca: Path | None = Field(None, description="default: the system's certificate authorities")
-    cert: Path | None = None
-    key: Path | None = None
+    ca: Place | None = Field(None, description="default: the system's certificate authorities")
+    cert: Place | None = None
+    key: Place | None = None
     hostname: str | None = Field(None, description="name to expect in the server's certificate")
 
     @model_validator(mode="after")
@@ -54,7 +76,7 @@ class TlsConfig(_Section):
 class NatsConfig(_Section):
     """Streaming to NATS JetStream; without servers nothing is streamed."""
 
-    servers: list[str] = Field(default_factory=list, description="nats://host:4222, tls://...")
+    servers: list[Server] = Field(default_factory=list, description="nats://host:4222, tls://...")
     stream: str = Field("AGENTD", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     create_stream: bool = Field(default=True, description="make the stream if it is missing")
     subject_prefix: str = Field("agentd.v1", pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
@@ -63,11 +85,11 @@ class NatsConfig(_Section):
     max_age: Seconds = Field(0.0, ge=0, description="of a created stream's events; 0: no limit")
     max_bytes: Size = Field(0, ge=0, description="of a created stream; 0: no limit")
     replicas: int = Field(1, ge=1, le=5, description="of a created stream")
-    credentials: Path | None = Field(None, description="a .creds file")
-    nkey_seed: Path | None = Field(None, description="a file with an nkey seed")
+    credentials: Place | None = Field(None, description="a .creds file")
+    nkey_seed: Place | None = Field(None, description="a file with an nkey seed")
     user: str | None = None
-    password: Path | None = Field(None, description="a file with the password of `user`")
-    token: Path | None = Field(None, description="a file with a token")
+    password: Place | None = Field(None, description="a file with the password of `user`")
+    token: Place | None = Field(None, description="a file with a token")
     tls: TlsConfig | None = None
 
     @model_validator(mode="after")
@@ -86,6 +108,12 @@ class PublisherConfig(_Section):
     """The process that talks to NATS."""
 
     user: str = Field("agentd", description="the user it becomes; nobody if there is none")
+
+    @model_validator(mode="after")
+    def _not_root(self) -> Self:
+        if self.user == "root":
+            raise ValueError("the publisher does not run as root; name another user")
+        return self
 
 
 class ControlConfig(_Section):
@@ -107,9 +135,9 @@ class Config(_Section):
     """agentd.yaml."""
 
     host: str | None = Field(None, description="name in events and subjects; default: host name")
-    runtime_dir: Path = paths.RUNTIME_DIR
-    state_dir: Path = paths.STATE_DIR
-    rules: list[Path] = Field(default_factory=lambda: [paths.RULES_DIR])
+    runtime_dir: Place = paths.RUNTIME_DIR
+    state_dir: Place = paths.STATE_DIR
+    rules: list[Place] = Field(default_factory=lambda: [paths.RULES_DIR])
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tier: Literal["auto", "enforce-lsm", "enforce-fmodret", "observe"] = Field(
         "auto", description="how much the kernel decides; auto: as much as it can"

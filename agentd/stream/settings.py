@@ -51,7 +51,7 @@ class Settings:
         """Settings from `Config.to_json()`.
 
         Reads the secret files, and what else a login needs, so it is called as root. Raises OSError
-        (a file cannot be read, bad certificate) or ValueError.
+        or ValueError, which say in which file the trouble is.
         """
         nats = config["nats"]
         tls = nats.get("tls")
@@ -63,8 +63,13 @@ class Settings:
             password=_secret(nats, "password").strip(),
             token=_secret(nats, "token").strip(),
         )
-        if login.signs:  # nats-py would at the login, when the publisher may not read it
-            importlib.import_module("nkeys")
+        if login.credentials and not _line_after(login.credentials, "BEGIN NATS USER JWT"):
+            raise ValueError(
+                f"{nats['credentials']}: there is no user JWT in it; name a .creds file"
+            )
+        if login.signs:
+            seed = login.nkey_seed or _line_after(login.credentials, "BEGIN USER NKEY SEED")
+            _check_seed(seed, nats["credentials"] or nats["nkey_seed"])
         return cls(
             host=config["host"],
             servers=tuple(nats["servers"]),
@@ -84,12 +89,53 @@ class Settings:
 
 def _secret(nats: dict[str, Any], name: str) -> str:
     file = nats.get(name)
-    return Path(file).read_text("ascii") if file else ""
+    if not file:
+        return ""
+    try:
+        text = Path(file).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: there is no text in it") from error
+    if not text.strip():
+        raise ValueError(f"{file}: it is empty, and nats.{name} is to be read from it")
+    return text
+
+
+def _line_after(text: str, mark: str) -> str:
+    _, _, rest = text.partition(mark)
+    return next(iter(rest.splitlines()[1:]), "").strip()
+
+
+def _check_seed(seed: str, file: str) -> None:
+    """Also imports what nats-py would at the login, when the publisher may not read it."""
+    nkeys = importlib.import_module("nkeys")
+    try:
+        nkeys.from_seed(bytearray(seed.encode())).wipe()
+    except (nkeys.NkeysError, ValueError, IndexError) as error:
+        raise ValueError(f"{file}: there is no nkey seed in it, such as SUA...") from error
 
 
 def _context(tls: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.get("ca"))
+    try:
+        context = ssl.create_default_context(cafile=tls.get("ca"))
+    except OSError as error:
+        raise ValueError(f"{tls.get('ca')}: no certificates can be read: {_why(error)}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.get("cert"):
-        context.load_cert_chain(tls["cert"], tls["key"])
+        cert, key = tls["cert"], tls["key"]
+        try:
+            context.load_cert_chain(cert, key, password=_no_passphrase)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{cert}, {key}: no certificate with its key: {_why(error)}"
+            ) from error
     return context
+
+
+def _no_passphrase() -> str:
+    """Instead of a question on the terminal."""
+    raise ValueError("the key has a passphrase; store it without one")
+
+
+def _why(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return str(reason).replace("_", " ").lower()

@@ -65,6 +65,17 @@ defaults: {hold_timeout: 2m, on_failure: allow}
         ("nats: {token: /a, credentials: /b}\n", 1, "exclude each other"),
         ("nats:\n  tls: {cert: /a}\n", 2, "cert and key belong together"),
         ("log_level: loud\n", 1, "log_level"),
+        ("nats:\n  servers:\n    - nats://h\n    - nats://h:port\n", 4, "nats://HOST:4222"),
+        ("nats: {servers: ['']}\n", 1, "nats://HOST:4222"),
+        ("nats: {servers: ['nats://']}\n", 1, "nats://HOST:4222"),
+        ("nats: {servers: ['h:99999']}\n", 1, "nats://HOST:4222"),
+        ("nats: {servers: ['nats://[::1']}\n", 1, "nats://HOST:4222"),
+        ("nats: {servers: ['ws://h']}\n", 1, "nats://HOST:4222"),
+        ("state_dir: state\n", 1, "the whole path"),
+        ("journal:\n  path: ''\n", 2, "the whole path"),
+        ("rules:\n  - /etc/a\n  - ~/b\n", 3, "the whole path"),
+        ("nats: {token: token}\n", 1, "the whole path"),
+        ("publisher: {user: root}\n", 1, "not run as root"),
     ],
 )
 def test_a_mistake_names_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
@@ -73,6 +84,14 @@ def test_a_mistake_names_its_line(tmp_path: Path, text: str, line: int, message:
         config.load(file)
     assert message in str(caught.value)
     assert f"{file}:{line}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "server", ["h", "h:4222", "u:p@h", "nats://u:p%40ss@h:4222", "tls://a.b:1", "nats://[::1]:4222"]
+)
+def test_addresses_of_servers(server: str) -> None:
+    found = config.Config.model_validate({"nats": {"servers": [server]}})
+    assert found.nats.servers == [server]
 
 
 def test_secrets_open_to_others_are_told(tmp_path: Path) -> None:

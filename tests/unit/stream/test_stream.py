@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats import errors
 
+from agentd.config import Config
 from agentd.events import store
 from agentd.events.journal import Journal
 from agentd.stream.jetstream import _stream_seq, public_name
+from agentd.stream.settings import Settings
 from agentd.stream.source import Source
 from agentd.stream.state import FILE, Progress, StateDir, sent_floor
 from agentd.stream.trouble import LoginRefused, StreamError, explain, refused
+from tests.host.support.nats_secrets import Certificates, Key
 
 BOOT = "6b1c2f3e-1111-2222-3333-444455556666"
 
@@ -82,7 +85,7 @@ def test_what_a_login_imports_is_there_before_the_publisher_may_not_read_it(
     tmp_path: Path, secret: str, imported: bool
 ) -> None:
     """A checkout below /root is closed to the publisher's user. What is not needed takes 1 MB."""
-    (tmp_path / "secret").write_text("it\n")
+    (tmp_path / "secret").write_text(Key.user().seed)
     code = """
 import sys, agentd.stream.__main__
 from agentd.config import Config
@@ -95,6 +98,51 @@ print(before, "nkeys" in sys.modules)
     command = [sys.executable, "-c", code, secret, str(tmp_path / "secret")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"False {imported}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "words"),
+    [
+        ("credentials", "it", "there is no user JWT in it"),
+        (
+            "credentials",
+            "-----BEGIN NATS USER JWT-----\nit\n-----BEGIN USER NKEY SEED-----\n",
+            "there is no nkey seed in it",
+        ),
+        ("credentials", "", "it is empty"),
+        ("nkey_seed", "it", "there is no nkey seed in it"),
+        ("nkey_seed", "SUA", "there is no nkey seed in it"),
+        ("token", "\n", "it is empty"),
+        ("token", "\udcff", "there is no text in it"),
+        ("ca", "it", "no certificates can be read: no certificate or crl found"),
+        ("ca", None, "no certificates can be read: no such file"),
+        ("key", "it", "no certificate with its key: "),
+    ],
+)
+def test_a_file_that_is_no_login_is_named(
+    tmp_path: Path, option: str, text: str | None, words: str
+) -> None:
+    file = tmp_path / "secret"
+    if text is not None:
+        file.write_text(text, errors="surrogateescape")
+    made = Certificates.make(tmp_path / "tls", "nats.example")
+    tls = {"ca": made.ca, "cert": made.client, "key": made.client_key, option: file}
+    nats = {"tls": tls} if option in {"ca", "key"} else {option: file}
+    config = Config.model_validate({"nats": {"servers": ["h"], **nats}})
+    with pytest.raises(ValueError, match=words) as caught:
+        Settings.of(config.to_json())
+    assert str(file) in str(caught.value)
+
+
+def test_a_key_with_a_passphrase_is_told_and_nothing_is_asked(tmp_path: Path) -> None:
+    made = Certificates.make(tmp_path / "tls", "nats.example")
+    key = tmp_path / "key"
+    command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:x", "-in", str(made.client_key)]
+    subprocess.run([*command, "-out", str(key)], check=True)
+    tls = {"cert": made.client, "key": key}
+    config = Config.model_validate({"nats": {"servers": ["h"], "tls": tls}})
+    with pytest.raises(ValueError, match="the key has a passphrase"):
+        Settings.of(config.to_json())
 
 
 @pytest.mark.root  # to give it up
