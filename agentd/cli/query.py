@@ -11,6 +11,7 @@ from agentd.cli.exits import Exit
 from agentd.cli.output import Settings, fail, json_option, print_json_line, wants_colour
 from agentd.cli.watch import VERDICTS
 from agentd.events.query import Found, JournalReader, Query, parse_time
+from agentd.events.store import is_corrupt
 from agentd.ui import live
 
 
@@ -93,4 +94,6 @@ def _find(path: Path, wanted: Query) -> Iterator[Found]:
     except sqlite3.Error as error:
         if not path.exists():
             fail(f"there is no journal at {path}; start the daemon, or name one with --journal")
+        if is_corrupt(error):
+            fail(f"the journal {path} is damaged: {error}")
         fail(f"the journal {path} cannot be read: {error}; are you root?", Exit.DENIED)

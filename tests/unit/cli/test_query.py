@@ -90,5 +90,5 @@ def test_a_file_that_is_no_journal(agentd: Agentd, tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     path.write_text("not a database, " * 100)
     result = agentd("query", "--journal", str(path))
-    assert result.exit_code == Exit.DENIED
-    assert "cannot be read" in result.stderr
+    assert result.exit_code == Exit.FAILED
+    assert "is damaged" in result.stderr
