@@ -109,7 +109,7 @@ class Supervisor:
         self._publisher = Child("publisher")
         self._channel: socket.socket | None = None
         self._listener: socket.socket | None = None
-        self._lock: int | None = None
+        self._locks: list[int] = []
         self._config: dict[str, Any] = {}
         self._engine_ready = False
         self._ever_ready = False
@@ -231,21 +231,13 @@ class Supervisor:
         return None
 
     def _open_runtime(self) -> None:
-        """Lock and control socket: once, they outlive engines."""
+        """Locks and control socket: once, they outlive engines."""
         if self._listener is not None:
             return
         runtime = Path(self._config["runtime_dir"])
-        runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise AgentdError(
-                f"another agentd runs with {runtime}; stop it first, or give this one its own"
-                " runtime_dir"
-            ) from None
-        self._lock = lock
+        self._locks.append(_lock(runtime, 0o755, "lock"))
+        # Of two daemons with one state_dir each would lose what the other writes there.
+        self._locks.append(_lock(Path(self._config["state_dir"]), 0o750, "state.lock"))
         self._take_over(Pins(runtime))
         path = runtime / "control.sock"
         path.unlink(missing_ok=True)
@@ -357,6 +349,22 @@ class Supervisor:
         if self._listener is not None:
             self._listener.close()
             (Path(self._config["runtime_dir"]) / "control.sock").unlink(missing_ok=True)
+
+
+def _lock(directory: Path, mode: int, name: str) -> int:
+    """Makes a directory this daemon's own, as long as it lives. Raises AgentdError."""
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        lock = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AgentdError(
+            f"another agentd runs with {directory}; stop it first, or give this one its own"
+            " runtime_dir and state_dir"
+        ) from None
+    except OSError as error:
+        raise AgentdError(f"{directory}: it cannot be used: {error}") from error
+    return lock
 
 
 def _log(text: str) -> None:
