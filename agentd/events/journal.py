@@ -16,6 +16,7 @@ from typing import Any
 
 from agentd.events import retention, store
 from agentd.events.checkpoint import Checkpointer
+from agentd.events.lateness import Lateness
 from agentd.events.model import EventWriter
 from agentd.events.retention import Limits, Retention
 
@@ -238,6 +239,7 @@ class Journal:
             last = con.execute("SELECT id, boot, seq FROM events ORDER BY id DESC LIMIT 1")
             row_id, row_boot, seq = last.fetchone() or (0, 0, 0)
             keep = Retention(con, self._limits, self._floor)
+            self._lateness = Lateness(con)
             self._file = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except BaseException:
             con.close()
@@ -351,6 +353,8 @@ class Journal:
                 con.executemany(store.INSERT, rows[at : at + _ROWS_AT_ONCE])
             if clear_loss:
                 con.execute("DELETE FROM kv WHERE key = ?", (retention.LOSS_KEY,))
+            late = self._lateness.note(con, rows)
+        self._lateness.committed(late)
         self._written += len(rows)
 
     def _write_loss(self, loss: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Finds events in the journal, for `agentd query` and reports. Reads only, in short transactions.
 
 A long read transaction would keep the WAL from being used again, so results are fetched page by
-page. There is no index on time: ids follow time closely, so the range of ids is found by bisection
-and widened by `SLACK_NS`, and rows outside the range are left out.
+page. There is no index on time: the range of ids is found by bisection, widened by how late a row
+can be (see lateness.py), and rows outside the range are left out.
 """
 
 import re
@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agentd.events import store
+from agentd.events.lateness import late_ns
 from agentd.units import parse_duration
 
-SLACK_NS = 60_000_000_000
 _PAGE = 500
 _RELATIVE = re.compile(r"\d+(?:\.\d+)?(?:ms|s|m|h|d)", re.ASCII)
 
@@ -120,10 +120,11 @@ class JournalReader:
         if first is None:
             return 1, 0
         low, high = max(first, query.after_id + 1), last
+        late = late_ns(self._con)
         if query.since_ns is not None:
-            low = max(low, self._bisect(query.since_ns - SLACK_NS, first, last))
+            low = max(low, self._bisect(query.since_ns - late, first, last))
         if query.until_ns is not None:
-            high = self._bisect(query.until_ns + SLACK_NS, first, last)
+            high = self._bisect(query.until_ns + late, first, last)
         return low, high
 
     def _bisect(self, time_ns: int, low: int, high: int) -> int:

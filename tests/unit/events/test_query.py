@@ -97,6 +97,37 @@ def test_it_finds_what_a_scan_finds(journal: Path, **given_: Any) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize(
+    "minutes",
+    [
+        # Every seventh tells of a call that was held for ten minutes, with the time it began.
+        [number / 30 - 10 * (number > 400 and number % 7 == 0) for number in range(2000)],
+        # The clock is set back by an hour.
+        [number / 30 - 60 * (number > 1000) for number in range(2000)],
+    ],
+    ids=["held", "clock"],
+)
+def test_what_is_told_late_is_found_by_its_time(
+    tmp_path: Path, minutes: list[float], reopened: bool
+) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, 8 << 20, "h", "11111111-a")
+    for number, minute in enumerate(minutes):
+        journal.append("loss", BASE + int(minute * MINUTE), None, None, {})
+        if reopened and number % 700 == 301:
+            journal.close()
+            journal = Journal(path, 8 << 20, "h", "11111111-a")
+    journal.close()
+    reader = JournalReader(path)
+    for minute in range(-60, 70):
+        moment = BASE + minute * MINUTE
+        later = sum(BASE + int(each * MINUTE) >= moment for each in minutes)
+        assert len(list(reader.find(Query(since_ns=moment)))) == later
+        assert len(list(reader.find(Query(until_ns=moment)))) == len(minutes) - later
+    reader.close()
+
+
 def test_following_starts_after_the_newest(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.db", 8 << 20, "h", "11111111-a")
     journal.append("daemon.start", 1, None, None, {})
