@@ -71,11 +71,10 @@ class Journal:
 
         `host` is a NATS token; `sent_floor` gives, for the journal's id, the highest events.id that
         the publisher has delivered (None: nothing is streamed, so trimming loses nothing; see
-        stream.state.sent_floor); `buffer_bytes` bounds
-        what is kept in memory while the disk refuses; `begun` says that a journal has given numbers
-        in this boot. A file that is not a journal any more is set aside and a new one begun, now
-        and later. Raises OSError or sqlite3.Error if that cannot be done now, and ValueError for a
-        budget under 1 MiB.
+        stream.state.sent_floor); `buffer_bytes` bounds what is kept in memory while the disk
+        refuses; `begun` says that a journal has given numbers in this boot. A file that is not a
+        journal any more is set aside and a new one begun, now and later. Raises OSError or
+        sqlite3.Error if that cannot be done now, and ValueError for a budget under 1 MiB.
         """
         self.path = path
         self.host = host
@@ -264,6 +263,8 @@ class Journal:
             return
         self._is_open = False
         self._checkpointer.close()
+        with contextlib.suppress(sqlite3.Error):  # readers may keep this from being the last
+            self._con.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._con.close()
         if self._is_gone():
             with contextlib.suppress(OSError):
@@ -279,8 +280,8 @@ class Journal:
 
     def _flush_or_go_on(self) -> FlushStatus:
         """Write what is buffered, into a new file where the old one is damaged or gone."""
-        if self._is_open and self._is_gone():
-            self._abandon("journal.missing", "it was removed or moved")
+        if self._is_open and (self._is_gone() or not Path(f"{self.path}-wal").exists()):
+            self._abandon("journal.missing", "it or its WAL was removed or moved")
         try:
             return self._flush()
         except sqlite3.DatabaseError as error:

@@ -439,6 +439,23 @@ def test_a_journal_removed_while_nothing_runs_uses_no_number_twice(
     assert [loss["source"] for loss in losses(path)] == ["journal.missing"]
 
 
+def test_a_wal_removed_while_it_is_written_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, MIB, "h", BOOT)
+    fill(journal, 10)
+    assert journal.flush() is FlushStatus.OK
+    source = Source(path)
+    Path(f"{path}-wal").unlink()
+    fill(journal, 5)
+    assert journal.flush() is FlushStatus.OK
+    assert [row[2] for row in rows(path)] == [11, 12, 13, 14, 15, 16]
+    assert source.replaced()
+    source._con.close()
+    assert [row[2] for row in rows(Path(losses(path)[0]["kept"]))] == list(range(1, 11))
+    journal.close()
+    assert path.stat().st_mode & 0o200, "what is closed in order can be opened again"
+
+
 def test_a_reader_without_write_access_sees_every_commit(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     journal = Journal(path, MIB, "h", BOOT)
