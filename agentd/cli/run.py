@@ -20,6 +20,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -32,6 +33,7 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 ANSWER_TIMEOUT_S = 30.0
+_ANSWER_TIMEVAL = struct.pack("@ll", int(ANSWER_TIMEOUT_S), 0)
 ANSWER_MAX = 1 << 16
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
@@ -107,8 +109,10 @@ def _ask_for_label(socket_path: str, workload: str, task: Mapping[str, str] | No
         request["task"] = dict(task)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(ANSWER_TIMEOUT_S)
+            # Blocking: a connection that may not block is refused while many others wait.
+            control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _ANSWER_TIMEVAL)
             control.connect(socket_path)
+            control.settimeout(ANSWER_TIMEOUT_S)
             control.sendall(json.dumps(request).encode() + b"\n", socket.MSG_NOSIGNAL)
             answer = b""
             while not answer.endswith(b"\n"):

@@ -4,6 +4,7 @@ import contextlib
 import grp
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,8 +14,11 @@ import orjson
 from agentd.daemon.report import Reporter
 from agentd.errors import AgentdError
 from agentd.kernel.maps import KernelMaps
+from agentd.workloads.procfs import current_key, same_process
 
-_REQUEST_MAX = 1 << 20
+_REQUEST_MAX = 1 << 16
+_PEERS_MAX = 256
+"""Connections; anybody may connect, and each costs a descriptor."""
 _BACKLOG_MAX = 8 << 20
 _UCRED = struct.Struct("=iII")
 
@@ -37,11 +41,20 @@ class Peer:
         self.connection = connection
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         self.pid, self.uid, self.gid = _UCRED.unpack(credentials)
+        self._key = current_key(self.pid)
         self.heard = b""
         self.unsent = bytearray()
         self.watching: Callable[[bytes], None] | None = None
         self.waiting = False
         self.missed = 0
+
+    def must_run(self) -> None:
+        """Raises Refused if the process that has connected is gone: its number names nobody then.
+
+        Another one may use its connection, and would be taken for whoever has the number next.
+        """
+        if self._key is None or not same_process(self._key, self.pid):
+            raise Refused("denied", "the process that has connected does not run any more")
 
     def send(self, data: bytes) -> None:
         """Sends now what the socket takes, keeps the rest."""
@@ -81,6 +94,8 @@ class Control:
             return None
         connection.settimeout(0)
         self._peers[connection.fileno()] = Peer(connection)
+        if len(self._peers) > _PEERS_MAX:
+            self._make_room()
         return connection.fileno()
 
     def has(self, fd: int) -> bool:
@@ -102,7 +117,7 @@ class Control:
         return True
 
     def wants_write(self, fd: int) -> bool:
-        """Whether something waits until the connection can be written."""
+        """Whether something waits until the connection can be written; it is not read till then."""
         return bool(self._peers[fd].unsent)
 
     def backlogged(self) -> list[int]:
@@ -134,12 +149,21 @@ class Control:
         """Raises Refused unless the peer may approve: privileged, and outside every session."""
         if self._kernel.label_of(peer.pid) is not None:
             raise Refused("denied", "an agent may not decide: the caller is inside a session")
+        peer.must_run()  # looked at last: with it the label would have gone
         if peer.uid != 0 and self._group not in _groups_of(peer):
             raise Refused("denied", f"only root and members of the group {self._group} may do this")
 
+    def _make_room(self) -> None:
+        """The user who has most connections loses the oldest."""
+        (most, _), *_ = Counter(peer.uid for peer in self._peers.values()).most_common(1)
+        self.drop(next(fd for fd, peer in self._peers.items() if peer.uid == most))
+
     def _read(self, peer: Peer) -> bool:
+        """Takes one request; the next ones wait in the socket until others have had their turn."""
         try:
-            data = peer.connection.recv(65536)
+            ahead = peer.connection.recv(_REQUEST_MAX, socket.MSG_PEEK)
+            line = 0 if peer.waiting else ahead.find(b"\n") + 1
+            data = peer.connection.recv(line or _REQUEST_MAX)
         except BlockingIOError:
             return True
         if not data:
@@ -178,6 +202,7 @@ class Control:
     def _watch(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
         if peer.uid != 0 and self._group not in _groups_of(peer):
             raise Refused("denied", f"only root and members of the group {self._group} may watch")
+        peer.must_run()
         if peer.watching:
             raise Refused("bad-request", "this connection watches already")
         wanted = _filter(request)
@@ -227,6 +252,12 @@ def _filter(request: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
     """What `watch` asks for: classes and workload by glob, verdicts, a rule by glob."""
     classes, workload = request.get("classes"), request.get("workload")
     verdicts, rule = request.get("verdict"), request.get("rule")
+    for name, texts in (("classes", classes), ("verdict", verdicts)):
+        if texts and not (isinstance(texts, list) and all(isinstance(one, str) for one in texts)):
+            raise Refused("bad-request", f"{name} is not a list of texts")
+    for name, text in (("workload", workload), ("rule", rule)):
+        if text and not isinstance(text, str):
+            raise Refused("bad-request", f"{name} is not a text")
     if not (classes or workload or verdicts or rule):
         return None
 

@@ -229,7 +229,7 @@ class Engine:
             self._take_in(pace)
             self._dispatch.placement.stand(behind=False)
             for waiting in self._control.backlogged():
-                poll.modify(waiting, select.EPOLLIN | select.EPOLLOUT)
+                poll.modify(waiting, select.EPOLLOUT)
 
     def _take_in(self, pace: Pace) -> None:
         """What has been told, what is due."""
@@ -284,8 +284,8 @@ class Engine:
         elif self._control.has(fd):
             readable = bool(what & ~select.EPOLLOUT)
             if self._control.serve(fd, readable=readable, writable=bool(what & select.EPOLLOUT)):
-                wants_write = select.EPOLLOUT if self._control.wants_write(fd) else 0
-                poll.modify(fd, select.EPOLLIN | wants_write)
+                writes = self._control.wants_write(fd)
+                poll.modify(fd, select.EPOLLOUT if writes else select.EPOLLIN)
 
     def _tells_soon(self) -> bool:
         """Whether a record may be of a refusal, or call for a kill."""

@@ -71,6 +71,7 @@ class Operations:
             task = read_task(given) if given else None
         except TaskError as error:
             raise Refused("bad-request", f"task: {error}") from error
+        peer.must_run()
         self._refuse_open_files(peer.pid, str(request["workload"]))
         try:
             session = self._labelling.run(peer.pid, str(request["workload"]), task)

@@ -244,7 +244,7 @@ class Supervisor:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         path.chmod(0o666)
-        self._listener.listen(64)
+        self._listener.listen(socket.SOMAXCONN)
 
     def _take_over(self, pins: Pins) -> None:
         """Puts the programs in force, in the place of those that an earlier daemon has left."""

@@ -43,7 +43,8 @@ class Server:
 
     def ask(self, *requests: dict[str, Any]) -> None:
         self.client.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in requests))
-        self.control.serve(self.fd, readable=True, writable=False)
+        while select.select([self.fd], [], [], 0)[0]:
+            self.control.serve(self.fd, readable=True, writable=False)
 
     def heard(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._lines.readline())
@@ -87,4 +88,29 @@ def test_whoever_does_not_wait_gets_no_answer(server: Server) -> None:
     server.client.shutdown(socket.SHUT_RDWR)
     assert not server.control.serve(server.fd, readable=True, writable=False)
     server.control.answer(server.waiting.pop(), {"done": True})
+    assert not server.control.has(server.fd)
+
+
+def test_one_request_has_its_turn_at_once(server: Server) -> None:
+    requests = b"".join(b'{"op": "now", "number": %d}\n' % number for number in range(3))
+    server.client.sendall(requests)
+    for number in range(3):
+        assert server.control.serve(server.fd, readable=True, writable=False)
+        assert json.loads(server.client.recv(65536)) == {"ok": True, "number": number}
+
+
+def test_a_request_in_parts(server: Server) -> None:
+    for part in (b'{"op": "now", ', b'"number": 1}\n{"op"'):
+        server.client.sendall(part)
+        assert server.control.serve(server.fd, readable=True, writable=False)
+    assert server.heard() == {"ok": True, "number": 1}
+    server.client.sendall(b': "now", "number": 2}\n')
+    assert server.control.serve(server.fd, readable=True, writable=False)
+    assert server.heard() == {"ok": True, "number": 2}
+
+
+def test_a_request_without_end_is_not_kept(server: Server) -> None:
+    server.client.sendall(b"x" * (1 << 16))
+    while server.control.serve(server.fd, readable=True, writable=False):
+        server.client.sendall(b"x" * (1 << 16))
     assert not server.control.has(server.fd)
