@@ -32,7 +32,13 @@ from agentd.workloads import discovery
 from agentd.workloads.cgroups import CgroupError, CgroupTree
 from agentd.workloads.identity import ANCESTRY_MAX, ProcessInfo, ProcessKey, same_start
 from agentd.workloads.processes import ProcessTable
-from agentd.workloads.procfs import read_environ, read_process
+from agentd.workloads.procfs import (
+    read_ancestors,
+    read_arguments,
+    read_environ,
+    read_process,
+    same_process,
+)
 from agentd.workloads.selectors import Selectors
 from agentd.workloads.sessions import Session, SessionError, SessionRegistry
 from agentd.workloads.workload import Workload
@@ -146,7 +152,7 @@ class Labelling:
         if info is None:
             return
         workload = self.selectors.match(
-            info, read_environ, lambda: [above.exe for above in _ancestors(info)]
+            info, read_arguments, read_environ, lambda: read_ancestors(pid)
         )
         if workload is not None:
             self._add(info)
@@ -212,11 +218,17 @@ class Labelling:
     def ended(self, session: Session) -> None:
         """The registry has lost the last process of a session: end it, if the kernel agrees."""
         for tgid, label in self._kernel.labelled():
-            if label.session == session.number:
+            if label.session != session.number:
+                continue
+            key = ProcessKey(tgid, label.start_ns)
+            if same_process(key, tgid):
                 # Its fork record was folded into a count, or lost.
                 self.registry.revive(session)
-                self.resolve(ProcessKey(tgid, label.start_ns), session)
+                self.resolve(key, session)
                 return
+            # It ended while it was given its label, which the kernel then had nothing to take away.
+            if self._kernel.label_of(tgid) == label:
+                self._kernel.unlabel(tgid)
         totals: Counter[str] = Counter()
         for kind, count in self._kernel.take_totals(session.number).items():
             totals[_TOTALS[kind]] += count

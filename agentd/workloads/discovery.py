@@ -16,7 +16,13 @@ import psutil
 
 from agentd.workloads.identity import ProcessInfo, ProcessKey
 from agentd.workloads.processes import ProcessTable
-from agentd.workloads.procfs import read_environ, read_process, read_stat, same_process
+from agentd.workloads.procfs import (
+    read_arguments,
+    read_environ,
+    read_process,
+    read_stat,
+    same_process,
+)
 from agentd.workloads.sessions import Session, SessionRegistry
 
 if TYPE_CHECKING:
@@ -152,7 +158,10 @@ class _Walk:
                 return
         if selectors is not None:
             workload = selectors.match(
-                info, read_environ, lambda: [up.exe for up in self._table.ancestors(info)]
+                info,
+                read_arguments,
+                read_environ,
+                lambda: [up.exe for up in self._table.ancestors(info)],
             )
             if workload is not None:
                 self.join(info, workload, None)

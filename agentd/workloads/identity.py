@@ -52,6 +52,11 @@ def bounded_argv(raw: bytes) -> tuple[str, ...]:
     return tuple(map(readable, arguments))
 
 
+def may_be_cut(argv: tuple[str, ...]) -> bool:
+    """Whether there may have been more than `bounded_argv` has kept."""
+    return len(argv) >= ARGV_MAX or sum(len(each.encode()) + 1 for each in argv) >= ARGV_BYTES
+
+
 @dataclass(slots=True, eq=False)
 class ProcessInfo:
     """What is known of one process; `exe`, `argv` and `comm` are as of its last exec.

@@ -16,6 +16,8 @@ from agentd.workloads.identity import (
 
 PF_KTHREAD = 0x00200000
 ENVIRON_MAX = 1 << 20
+ARGUMENTS_MAX = 4096
+ARGUMENTS_BYTES = 1 << 18
 _ATTEMPTS = 4
 _ANCESTORS_MAX = 64
 _EXEC_PAUSE_S = 0.0005
@@ -107,9 +109,14 @@ def read_ancestors(pid: int) -> list[str]:
 
 
 def same_process(key: ProcessKey, pid: int) -> bool:
-    """Whether `pid` is, now, the process of `key`; compared by ticks, all that `/proc` tells."""
+    """Whether `pid` is, now, the process of `key`, and has not ended.
+
+    Compared by ticks, all that `/proc` tells. One that only waits for its parent to ask has ended.
+    """
     stat = read_stat(pid)
-    return stat is not None and pid == key.tgid and stat.start_ticks == key.start_ns // TICK_NS
+    if stat is None or (stat.leader_gone and stat.threads < 2):
+        return False
+    return pid == key.tgid and stat.start_ticks == key.start_ns // TICK_NS
 
 
 def parse_cgroup(raw: bytes) -> str | None:
@@ -217,26 +224,36 @@ def _read_pinned(pid: int, directory: int) -> ProcessInfo | None:
     )
 
 
+def _read_of(key: ProcessKey, name: str, limit: int) -> bytes:
+    """A file of the process's directory; empty if the process is gone."""
+    try:
+        directory = os.open(f"/proc/{key.tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        stat = parse_stat(_read("stat", directory, 4096))
+        if stat.start_ticks != key.start_ns // TICK_NS:
+            return b""
+        return _read(name, directory, limit)
+    except (OSError, ValueError, IndexError):
+        return b""
+    finally:
+        os.close(directory)
+
+
+def read_arguments(key: ProcessKey) -> tuple[str, ...]:
+    """More of its arguments than a `ProcessInfo` keeps: at most 4096 of together 256 KiB."""
+    raw = _read_of(key, "cmdline", ARGUMENTS_BYTES)
+    return tuple(map(readable, raw.removesuffix(b"\0").split(b"\0", ARGUMENTS_MAX)[:ARGUMENTS_MAX]))
+
+
 def read_environ(key: ProcessKey) -> dict[str, str]:
     """The environment as of exec, at most 1 MiB of it; empty if the process is gone.
 
     From `/proc/PID/environ`, memory that the process itself can overwrite.
     """
-    try:
-        directory = os.open(f"/proc/{key.tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return {}
-    try:
-        stat = parse_stat(_read("stat", directory, 4096))
-        if stat.start_ticks != key.start_ns // TICK_NS:
-            return {}
-        raw = _read("environ", directory, ENVIRON_MAX)
-    except (OSError, ValueError, IndexError):
-        return {}
-    finally:
-        os.close(directory)
     environment: dict[str, str] = {}
-    for entry in raw.split(b"\0"):
+    for entry in _read_of(key, "environ", ENVIRON_MAX).split(b"\0"):
         name, equals, value = entry.partition(b"=")
         if equals:
             environment.setdefault(readable(name), readable(value))  # getenv(3): the first counts

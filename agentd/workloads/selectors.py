@@ -5,10 +5,12 @@ import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from agentd.workloads.identity import ProcessInfo, ProcessKey
+from agentd.workloads.identity import ProcessInfo, ProcessKey, may_be_cut
 from agentd.workloads.workload import Selector, Workload
 
+ArgumentsReader = Callable[[ProcessKey], Sequence[str]]
 EnvironReader = Callable[[ProcessKey], Mapping[str, str]]
 
 _EXE_CACHE_MAX = 4096
@@ -42,12 +44,16 @@ class _Compiled:
     ancestor: re.Pattern[str] | None
 
     def matches(
-        self, info: ProcessInfo, environ: EnvironReader, ancestors: Callable[[], Sequence[str]]
+        self,
+        info: ProcessInfo,
+        argv: Callable[[], Sequence[str]],
+        environ: EnvironReader,
+        ancestors: Callable[[], Sequence[str]],
     ) -> bool:
         """All fields but `exe`, which the caller has compared; cheapest first."""
         if self.uids is not None and info.uid not in self.uids:
             return False
-        if not all(any(map(glob.match, info.argv)) for glob in self.argv):
+        if self.argv and not all(any(map(glob.match, argv())) for glob in self.argv):
             return False
         if not self._matches_cgroup(info.cgroup):
             return False
@@ -87,16 +93,22 @@ class Selectors:
     def match(
         self,
         info: ProcessInfo,
+        arguments: ArgumentsReader,
         environ: EnvironReader,
         ancestors: Callable[[], Sequence[str]],
     ) -> str | None:
         """The name of the workload that the process belongs to, None if it belongs to none.
 
         `environ(key)` and `ancestors()` (executables, nearest first) are called only if a selector
-        that matches so far asks for them.
+        that matches so far asks for them, `arguments(key)` only if `info` has not all of them.
         """
+
+        @cache
+        def argv() -> Sequence[str]:
+            return arguments(info.key) if may_be_cut(info.argv) else info.argv
+
         for selector in self._candidates(info.exe):
-            if selector.matches(info, environ, ancestors):
+            if selector.matches(info, argv, environ, ancestors):
                 return selector.workload
         return None
 

@@ -4,6 +4,7 @@ Every selector names something that only this test has, so that nothing else on 
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import uuid
@@ -173,6 +174,39 @@ def test_ancestor(start_daemon: StartDaemon, program: Path, start: Agent) -> Non
     agent = start(program, "-S", "-c", code)
     (below,) = psutil.Process(agent.pid).children()
     wait_until(lambda: labelled_pids(daemon) == {below.pid}, 5.0, "the child is labelled")
+
+
+def test_ancestor_and_arguments_that_are_far_away(
+    start_daemon: StartDaemon, program: Path, start: Agent, tmp_path: Path
+) -> None:
+    """Ten shells between them, and more arguments before it than events show."""
+    daemon = start_daemon(rules=rules(ancestor=str(program), argv=[f"--{TOKEN}=*"]))
+    leaf, nest = tmp_path / "leaf.sh", tmp_path / "nest.sh"
+    ready = (PYTHON, "-S", "-c", READY, "x" * 2000, *"x" * 40, f"--{TOKEN}=1")
+    leaf.write_text(f"exec {shlex.join(ready)}\n")
+    nest.write_text(f'[ $1 = 0 ] && exec sh {leaf}\nsh "$0" $(($1 - 1)); exit\n')
+    code = "import subprocess, sys\nsubprocess.run(sys.argv[1:])\n"
+    agent = start(program, "-S", "-c", code, "/bin/sh", nest, 10)
+    *shells, last = psutil.Process(agent.pid).children(recursive=True)
+    assert len(shells) == 10
+    wait_until(lambda: labelled_pids(daemon) == {last.pid}, 5.0, "labelled")
+
+
+def test_many_that_end_at_once(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """Some are gone before they have their label; their sessions end all the same."""
+    program = tmp_path / "short"
+    shutil.copy("/bin/true", program)
+    daemon = start_daemon(rules=rules(exe=str(program)))
+    for _ in range(300):
+        subprocess.run([program], check=True)
+    assert daemon.wait_for(lambda e: e["class"] == "session.start")
+
+    def none_is_left() -> bool:
+        return not daemon.request("ps")["workloads"][0]["sessions"]
+
+    wait_until(none_is_left, 10.0, "no session is left")
+    ids = [{e["session"] for e in daemon.events(f"session.{what}")} for what in ("start", "end")]
+    assert ids[0] == ids[1]
 
 
 def test_cgroup(start_daemon: StartDaemon, start: Agent) -> None:

@@ -13,6 +13,7 @@ from agentd.workloads.procfs import (
     parse_cgroup,
     parse_stat,
     read_ancestors,
+    read_arguments,
     read_environ,
     read_process,
     read_stat,
@@ -59,6 +60,8 @@ def test_arguments_and_environment() -> None:
         assert info.argv == ("/bin/sleep", "5")
         assert read_environ(info.key) == {**environment, "BYTES": "\\xff"}
         assert read_environ(ProcessKey(process.pid, info.key.start_ns + TICK_NS)) == {}
+        assert read_arguments(info.key) == info.argv
+        assert read_arguments(ProcessKey(process.pid, info.key.start_ns + TICK_NS)) == ("",)
         process.kill()
         process.wait()
     assert read_process(process.pid) is None
@@ -71,6 +74,9 @@ def test_a_zombie_is_gone_and_a_kernel_thread_nobody() -> None:
     process = subprocess.Popen(["/bin/true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert read_process(process.pid) is None
+    key = current_key(process.pid)
+    assert key is not None
+    assert not same_process(key, process.pid)
     process.wait()
     kthreadd = read_stat(2)
     if kthreadd is not None and kthreadd.kernel_thread:

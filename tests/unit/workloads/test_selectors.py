@@ -1,5 +1,4 @@
 import fnmatch
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -33,8 +32,8 @@ def selectors(*selects: dict[str, Any]) -> Selectors:
     )
 
 
-def nothing(key: ProcessKey) -> Mapping[str, str]:
-    raise AssertionError("no selector needs the environment")
+def nothing(key: ProcessKey) -> Any:
+    raise AssertionError("no selector needs it")
 
 
 def match(
@@ -44,7 +43,7 @@ def match(
     ancestors: tuple[str, ...] = (),
 ) -> str | None:
     reader = nothing if environ is None else lambda _: environ
-    return chosen.match(info, reader, lambda: ancestors)
+    return chosen.match(info, nothing, reader, lambda: ancestors)
 
 
 @pytest.mark.parametrize(
