@@ -119,6 +119,14 @@ static __always_inline void add_socket_path(struct scratch *scratch, struct sock
 	}
 }
 
+/* What a relative name means: it is another file in each. */
+static __always_inline __u64 working_directory(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return (__u64)BPF_CORE_READ(task, fs, pwd.dentry);
+}
+
 static __always_inline void report(struct scratch *scratch, const struct label *label,
 				   struct sock *sk)
 {
@@ -132,6 +140,8 @@ static __always_inline void report(struct scratch *scratch, const struct label *
 					  : record->port | (__u64)record->protocol << 16;
 	if (record->op == SOCKET_ACCEPT && record->family != AF_UNIX)
 		key.c = record->protocol; /* a client's port is new every time */
+	if (record->family == AF_UNIX && record->path_len && record->path[0] != '/')
+		key.a = working_directory();
 	__u32 count = worth_telling(&key, SOCKET_BURST);
 	if (workload_flags(label) & TELLS_SOCKETS && record->op != SOCKET_ACCEPT)
 		count = 1;

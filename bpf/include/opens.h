@@ -159,8 +159,7 @@ static __always_inline void report_open(const struct label *label, const struct 
 
 	if (opened->access & ACCESS_WRITE)
 		key.c = 0; /* writers of one session count together */
-	if (!plain)
-		key.c ^= name_of_file(opened->file);
+	key.c ^= name_of_file(opened->file);
 	__u64 opens = count_total(label->session, REC_OPEN);
 	count = fold(&key, OPEN_BURST);
 	if (count == 1 && plain && opens > PLAIN_OPENS)

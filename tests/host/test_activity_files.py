@@ -320,6 +320,18 @@ def test_many_plain_files_hide_neither_a_watched_one_nor_a_directory(
     assert labelled.events("session.end")[0]["totals"]["file.open"] == 603
 
 
+def test_files_that_had_one_number_one_after_the_other(daemon: Daemon, tmp_path: Path) -> None:
+    code = """
+for number in range(20):
+    os.close(os.open(base + b"/f%d" % number, os.O_WRONLY | os.O_CREAT))
+    os.unlink(base + b"/f%d" % number)
+"""
+    labelled = python(daemon, OS + code, tmp_path)
+    assert labelled.finish() == 0, labelled.errors
+    told = [event["file"]["path"] for event in labelled.events("file.open")]
+    assert told == [f"{tmp_path}/f{number}" for number in range(20)]
+
+
 def test_writes_that_a_rule_may_judge_are_all_told(daemon: Daemon, tmp_path: Path) -> None:
     labelled = python(daemon, OS + MANY, tmp_path, workload="judged")
     assert labelled.finish() == 0, labelled.errors

@@ -163,6 +163,25 @@ socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", "d")
     assert accepted["path"] == stream
 
 
+def test_one_relative_name_in_many_directories(daemon: Daemon, tmp_path: Path) -> None:
+    code = """
+for number in range(7):
+    os.makedirs(f"{sys.argv[1]}/{number}")
+    os.chdir(f"{sys.argv[1]}/{number}")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("s")
+    listener.listen()
+    for _ in range(2):
+        socket.socket(socket.AF_UNIX).connect("s")
+"""
+    labelled = python(daemon, SOCKET + code, tmp_path)
+    assert labelled.finish() == 0, labelled.errors
+    places = [f"{tmp_path}/{number}/s" for number in range(7)]
+    assert [n["path"] for n in network(labelled, "network.bind")] == places
+    connects = [n["path"] for n in network(labelled, "network.connect")]
+    assert connects == [place for place in places for _ in range(2)]
+
+
 def test_unix_abstract_and_longest_path(daemon: Daemon, tmp_path: Path) -> None:
     name = "x" * (107 - len(str(tmp_path)) - 1)
     code = """
