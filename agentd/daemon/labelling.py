@@ -175,13 +175,20 @@ class Labelling:
         self._watching = not len(self.registry)  # the attachment is the supervisor's: tell it
         self._watch()
 
-    def forget_sessions(self) -> None:
-        """After a fresh start: no label of an earlier daemon is left in the kernel."""
+    def resume(self) -> None:
+        """After a fresh start, when no label of an earlier daemon is left in the kernel.
+
+        The sessions that still run go on; `discover` gives their processes their labels again.
+        """
+        for session in self.registry.sweep(self.registry.gone()):
+            self.ended(session)
         for session in self.registry:
-            for key in list(session.processes):
-                self.registry.remove_process(key)
+            self.prepare(session.workload)
+            if session.cgroup:
+                self._guard(session.cgroup)
         if self._cgroups is not None:
             self._cgroups.clean(keep={session.id for session in self.registry})
+        self._watch()
 
     def synchronize(self) -> None:
         """Processes that only the kernel knows of (their fork was not told) join their session."""

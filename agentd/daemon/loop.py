@@ -183,14 +183,14 @@ class Engine:
         if self._restarted:
             self._labelling.restore()
         else:
-            self._labelling.forget_sessions()
+            self._labelling.resume()
         answer = self._labelling.ask_supervisor({"op": "take-over"})
         for released in answer["released"]:
             session = self._registry.by_number(released["session"])
             if session is not None:
                 info = self._labelling.table.by_pid(released["tgid"])
                 self._reporter.released(released, session, info)
-        if len(self._policy.selectors):
+        if len(self._policy.selectors) or len(self._registry):
             self._labelling.discover()
         self._reporter.daemon_event(
             "daemon.start",

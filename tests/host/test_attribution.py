@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.host.conftest import StartDaemon
 from tests.host.support.control import ControlError, Message
 from tests.host.support.daemon import Daemon, every_write_told, workload
 from tests.host.support.labelled import PYTHON, Labelled, python, shell
@@ -266,3 +267,29 @@ def test_engine_killed(daemon: Daemon, tmp_path: Path) -> None:
     assert wrote(labelled, file)
     sequence = [event["seq"] for event in daemon.events()]
     assert sequence == list(range(1, len(sequence) + 1))
+
+
+def test_daemon_started_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """What still runs goes on in its session, with what it has forked while there was no daemon."""
+    daemon = start_daemon(rules={"told.yaml": workload("told"), "r.yaml": every_write_told("told")})
+    file, fifo = tmp_path / "effect", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    stays = shell(daemon, f"read a; (read b < {fifo}; : > {file}) & echo forked; wait", "told")
+    ends = shell(daemon, "read a", "told")
+    for each in (stays, ends):
+        each.wait_for(lambda event: event["class"] == "process.exec")
+    daemon.stop()
+    ends.process.communicate(b"\n")
+    assert stays.process.stdin is not None
+    assert stays.process.stdout is not None
+    stays.process.stdin.write(b"\n")
+    stays.process.stdin.flush()
+    assert stays.process.stdout.readline() == b"forked\n"
+    daemon.start()
+    (session,) = daemon.request("ps")["workloads"][0]["sessions"]
+    assert session["id"] == stays.events("session.start")[0]["session"]
+    assert [process["depth"] for process in session["processes"]] == [0, 1]
+    ends.wait_for(lambda event: event["class"] == "session.end")
+    fifo.write_text("\n")
+    stays.finish()
+    assert wrote(stays, file)["session"] == session["id"]
