@@ -66,7 +66,7 @@ class Dispatch:
         self._messages = messages
         messages.catch_up = self._catch_up
         self.beat: Beat = lambda: None
-        """Says that holds are judged; called after each."""
+        """Says that holds are judged; called after each, and between records."""
         self._activity = activity
         self._calls = calls
         self._writes = writes
@@ -136,6 +136,7 @@ class Dispatch:
         budget = 32
         while budget and self._take(limit):
             budget -= 1
+            self.beat()
             if self.busy():
                 self.placement.stand(behind=False)
             while self._taken:

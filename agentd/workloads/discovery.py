@@ -17,6 +17,7 @@ import psutil
 from agentd.workloads.identity import ProcessInfo, ProcessKey
 from agentd.workloads.processes import ProcessTable
 from agentd.workloads.procfs import (
+    is_childless,
     read_arguments,
     read_environ,
     read_process,
@@ -82,6 +83,8 @@ def adopt(
     walk = _Walk(assign, table, registry, {os.getpid(), 1, *own})
     for info in walk.read([pid]):
         walk.join(info, workload, registry.by_process(info.key))
+    if is_childless(pid):  # as most are that have just executed something; a look at all is slow
+        return walk.found
     while walk.found and (fresh := walk.read(_below({f.info.key.tgid for f in walk.found}))):
         for info in fresh:
             walk.label(info, None)

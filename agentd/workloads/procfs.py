@@ -93,6 +93,26 @@ def current_key(pid: int) -> ProcessKey | None:
     return stat and ProcessKey(pid, stat.start_ticks * TICK_NS)
 
 
+def is_childless(pid: int) -> bool:
+    """Whether the process certainly has no child: its only thread has none (proc_pid_children(5)).
+
+    False where the kernel does not tell.
+    """
+    stat = read_stat(pid)
+    if stat is None or stat.threads > 1:
+        return False
+    try:
+        descriptor = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not os.read(descriptor, 1)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def read_ancestors(pid: int) -> list[str]:
     """Executables of a process's present ancestors, nearest first, at most 64; 25 us each."""
     executables: list[str] = []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agentd.workloads.identity import TICK_NS, ProcessKey
 from agentd.workloads.procfs import (
     current_key,
+    is_childless,
     parse_cgroup,
     parse_stat,
     read_ancestors,
@@ -68,6 +69,25 @@ def test_arguments_and_environment() -> None:
     assert read_stat(process.pid) is None
     assert not same_process(info.key, process.pid)
     assert read_environ(info.key) == {}
+
+
+def test_childless() -> None:
+    """Said only of one that can have no child that nobody sees."""
+    threads = "import threading\nthreading.Thread(target=input).start()\nprint('y', flush=True)"
+    for command, expected in (
+        (["cat"], True),
+        (["/bin/sh", "-c", "cat; :"], False),
+        ([sys.executable, "-S", "-c", threads], False),
+    ):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"y\n" if expected or command[0] == "/bin/sh" else b"")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"y\n"
+            assert is_childless(process.pid) is expected
+            process.communicate(b"\n")
+    assert not is_childless(process.pid)
 
 
 def test_a_zombie_is_gone_and_a_kernel_thread_nobody() -> None:
