@@ -117,10 +117,15 @@ class Labelling:
         self.persist()
         return session
 
-    def assign(self, info: ProcessInfo, workload: str, joined: Session | None) -> Session:
+    def assign(self, info: ProcessInfo, workload: str, joined: Session | None) -> Session | None:
         """`discovery.Assign`: the process joins a session, or becomes the root of a new one."""
         if joined is None:
-            return self._create(info, workload, None)
+            try:
+                return self._create(info, workload, None)
+            except SessionError as error:
+                text = f"process {info.key.tgid} gets no label: {error}"
+                self._reporter.daemon_event("daemon.warning", {"text": text})
+                return None
         self._set_label(info, joined)
         return joined
 

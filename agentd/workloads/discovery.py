@@ -29,10 +29,11 @@ from agentd.workloads.sessions import Session, SessionRegistry
 if TYPE_CHECKING:
     from agentd.workloads.selectors import Selectors
 
-Assign = Callable[[ProcessInfo, str, Session | None], Session]
+Assign = Callable[[ProcessInfo, str, Session | None], Session | None]
 """Label a process: (process, workload, session to join or None for a new one) -> its session.
 
-Must set the label in the kernel and in the registry before it returns.
+None if there can be no session. Must set the label in the kernel and in the registry before it
+returns.
 """
 
 
@@ -178,5 +179,7 @@ class _Walk:
             self._left_by_dead[info.key] = workload
             return
         joined = self._assign(info, workload, session)
+        if joined is None:
+            return
         info.session = joined.number
         self.found.append(Found(info, joined, inherited=session is not None))

@@ -7,11 +7,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentd.kernel.wire import MAX_WORKLOADS
 from agentd.workloads.identity import ProcessKey, same_start
 from agentd.workloads.procfs import same_process
 
 NUMBER_MAX = 2**32 - 1
-WORKLOADS_MAX = 2**16 - 1
+WORKLOADS_MAX = MAX_WORKLOADS - 1
 STATE_VERSION = 1
 
 
@@ -74,16 +75,17 @@ class SessionRegistry:
         return iter(list(self._by_number.values()))
 
     def workload_number(self, name: str) -> int:
-        """The number of a workload, 1 to 65535, the same until the next boot.
+        """The number of a workload, 1 to 255, the same until the next boot.
 
-        Raises SessionError when 65535 different names have been used.
+        Raises SessionError when 255 different names have had sessions.
         """
         number = self._workloads.get(name)
         if number is None:
             number = len(self._workloads) + 1
             if number > WORKLOADS_MAX:
                 raise SessionError(
-                    f"{WORKLOADS_MAX} workload names are in use; reboot to free them"
+                    f"{WORKLOADS_MAX} workloads have had sessions since boot, and there is room for"
+                    f" no more; a session of {name!r} needs one of those names, or a reboot"
                 )
             self._workloads[name] = number
         return number

@@ -209,6 +209,36 @@ def test_many_that_end_at_once(start_daemon: StartDaemon, tmp_path: Path) -> Non
     assert ids[0] == ids[1]
 
 
+ONE_SESSION_EACH = """
+import json, os, socket, sys
+for number in range(int(sys.argv[2])):
+    if os.fork() == 0:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(sys.argv[1])
+            request = {"op": "run", "workload": f"w{number}"}
+            control.sendall(json.dumps(request).encode() + b"\\n")
+            os._exit(not json.loads(control.makefile().readline())["ok"])
+    assert os.wait()[1] == 0
+"""
+
+
+def test_more_workloads_than_there_is_room_for(
+    start_daemon: StartDaemon, program: Path, start: Agent
+) -> None:
+    """Those that came first stay; of the next one no process is labelled, and that is told."""
+    workloads = [{"name": f"w{number}"} for number in range(255)]
+    chosen = {"name": "chosen", "select": [{"exe": str(program)}]}
+    daemon = start_daemon(rules={"w.yaml": {"workloads": [chosen, *workloads]}})
+    engine = daemon.engine()
+    subprocess.run([PYTHON, "-c", ONE_SESSION_EACH, daemon.socket, "255"], check=True)
+    agent = start(program, "-S", "-c", READY)
+    daemon.wait_for(
+        lambda e: e["class"] == "daemon.warning" and f"process {agent.pid} gets" in e["text"]
+    )
+    subprocess.run([PYTHON, "-c", ONE_SESSION_EACH, daemon.socket, "1"], check=True)
+    assert daemon.engine() == engine
+
+
 def test_cgroup(start_daemon: StartDaemon, start: Agent) -> None:
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     roots = [line.split()[4] for line in mounts if " - cgroup2 " in line]
