@@ -129,8 +129,12 @@ class Messages:
         self.settle(Held(hold, session, info, channel, pieces, data, unseen, judged))
 
     def settle(self, held: Held) -> None:
-        """Carries the verdicts out, now or when people have decided."""
-        self._wait_for_people(held)
+        """Carries the verdicts out, now or when people have decided.
+
+        What is to be killed is not kept waiting by a call that came with it.
+        """
+        if all(judged.verdict != "kill" for judged in held.judged):
+            self._wait_for_people(held)
         if not held.undecided:
             self._finish(held)
 

@@ -227,6 +227,24 @@ def test_kill_process_and_session(daemon: Daemon, tmp_path: Path) -> None:
                 other.kill()
 
 
+@pytest.mark.parametrize("held_first", [True, False])
+def test_a_kill_does_not_wait_for_a_person(
+    daemon: Daemon, tmp_path: Path, held_first: bool
+) -> None:
+    """What else was in the same read, and would be held, must not give the session a minute."""
+    paths = [tmp_path / "killed-all", tmp_path / "held"]
+    with StdioClient(daemon.run("tested", MINI), timeout=10) as client:
+        client.initialize()
+        ordered = reversed(paths) if held_first else paths
+        client.send_raw(b"".join(line(path.name, path) for path in ordered))
+        with pytest.raises(ConnectionError):
+            client.read()
+    assert outcome(daemon, paths[0]) == ("kill", "killed")
+    assert outcome(daemon, paths[1]) == ("hold", "killed")
+    assert not any(path.exists() for path in paths)
+    held(daemon, 0)
+
+
 def test_a_retry_is_a_new_decision(daemon: Daemon, client: StdioClient, tmp_path: Path) -> None:
     client.send_raw(line("same", tmp_path / "held-1"))
     daemon.request("approve", id=held(daemon)[0]["id"])
