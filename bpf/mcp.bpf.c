@@ -220,6 +220,8 @@ HANDLER(after_readv)
 }
 
 HANDLES(after_readv, readv)
+/* With the position -1 it reads from a pipe. */
+HANDLES(after_readv, preadv2)
 
 /* A peek leaves the data in the socket: the read that takes it will be judged. */
 HANDLER(after_recvfrom)

@@ -49,6 +49,7 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "open_by_handle_at": 304,
         "sendmmsg": 307,
         "renameat2": 316,
+        "preadv2": 327,
         "pwritev2": 328,
         "openat2": 437,
         "pidfd_getfd": 438,
@@ -75,6 +76,7 @@ SYSCALLS: Final[dict[str, dict[str, int]]] = {
         "open_by_handle_at": 265,
         "sendmmsg": 269,
         "renameat2": 276,
+        "preadv2": 286,
         "pwritev2": 287,
         "openat2": 437,
         "pidfd_getfd": 438,
@@ -92,7 +94,7 @@ _RETURN_SECTIONS: Final = "fexit/"
 
 HANDLERS: Final = {
     "after_read": ("read",),
-    "after_readv": ("readv",),
+    "after_readv": ("readv", "preadv2"),
     "after_recvfrom": ("recvfrom",),
     "after_recvmsg": ("recvmsg",),
     "after_open": ("open", "openat", "openat2", "creat", "open_by_handle_at"),

@@ -207,6 +207,7 @@ ORDINARY = [
     [
         ("pipe", "read"),
         ("pipe", "readv"),
+        ("pipe", "preadv2"),
         ("socketpair", "read"),
         ("socketpair", "recvfrom"),
         ("socketpairs", "recvmsg"),

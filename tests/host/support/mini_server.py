@@ -22,11 +22,11 @@ _CHUNK = 65536
 def _reader(how: str, size: int) -> Any:
     if how == "read":
         return lambda: os.read(0, size)
-    if how == "readv":
+    if how in {"readv", "preadv2"}:
         pieces = [bytearray(7), bytearray(100), bytearray(size)]
 
         def readv() -> bytes:
-            got = os.readv(0, pieces)
+            got = os.readv(0, pieces) if how == "readv" else os.preadv(0, pieces, -1)
             return b"".join(pieces)[:got]
 
         return readv
