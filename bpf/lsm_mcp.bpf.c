@@ -112,7 +112,7 @@ static __noinline int may_be_mcp(struct work *work, const struct sent *sent, __u
 	if (bpf_probe_read_user(scratch->bytes, window, (void *)sent->address))
 		return true; /* not in memory at this moment; user space can wait for it */
 	bool opens = opens_json(scratch->bytes[0]);
-	if (scan_bytes(scratch, window, FOUND_JSONRPC) & FOUND_JSONRPC)
+	if (scan_bytes(scratch, window, FOUND_JSONRPC) & FOUND_MCP)
 		return true;
 	/* User space has seen other lines here: then only the first piece of a message in many. */
 	if (opens && (!(role & ROLE_OTHER) || window < SHORT_PIECE))

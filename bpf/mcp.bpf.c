@@ -140,7 +140,7 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	__u32 enough = FOUND_ID | FOUND_METHOD | (candidate ? 0 : FOUND_JSONRPC);
 	__u32 found = scan_bytes(scratch, window, enough);
 
-	if (!candidate && !(found & FOUND_JSONRPC) &&
+	if (!candidate && !(found & FOUND_MCP) &&
 	    !may_be_mcp(scratch, read, channel, role, whole_line)) {
 		if (channel)
 			*channel = now;

@@ -11,6 +11,8 @@
 #define FOUND_ID      2
 #define FOUND_METHOD  4
 #define FOUND_ESCAPE  8
+#define FOUND_HIDDEN  16 /* a letter as an escape: who writes so hides a word */
+#define FOUND_MCP     (FOUND_JSONRPC | FOUND_HIDDEN)
 
 struct scan {
 	struct scratch *scratch;
@@ -22,6 +24,8 @@ struct scan {
 #define WORD_JSONRPC 0x6370726e6f736a22ULL /* "jsonrpc, without the last quote */
 #define WORD_METHOD  0x22646f6874656d22ULL
 #define WORD_ID	     0x22646922U
+#define WORD_HIDDEN  0x343030755cULL /* \u004 to \u007, with the mask */
+#define MASK_HIDDEN  0xfcffffffffULL
 
 #define EVERY	  0x0101010101010101ULL
 #define HIGH_BITS 0x8080808080808080ULL
@@ -49,6 +53,7 @@ static __always_inline __u32 found_at(const __u8 *bytes)
 	__u64 word = *(const __u64 *)bytes, lower = word | LOWER;
 
 	return is_same((__u8)word, '\\') * FOUND_ESCAPE |
+	       is_same(word & MASK_HIDDEN, WORD_HIDDEN) * FOUND_HIDDEN |
 	       is_same((__u8)word, '"') * (is_same(lower, WORD_JSONRPC) * FOUND_JSONRPC |
 					   is_same(lower, WORD_METHOD) * FOUND_METHOD |
 					   is_same((__u32)lower, WORD_ID) * FOUND_ID);
@@ -103,5 +108,5 @@ static __always_inline bool ends_in_mcp(struct scratch *scratch, __u64 address, 
 		return false;
 	if (bpf_probe_read_user(scratch->bytes, WINDOW, (void *)(address + length - WINDOW)))
 		return false;
-	return scan_bytes(scratch, WINDOW, FOUND_JSONRPC) & FOUND_JSONRPC;
+	return scan_bytes(scratch, WINDOW, FOUND_JSONRPC) & FOUND_MCP;
 }

@@ -163,6 +163,16 @@ def _noise_then_small_writes(target: Target) -> None:
     target.send(target.raw() + b"\n", cut=1)
 
 
+def _logs_then_escaped_keys(target: Target) -> None:
+    """The channel counts as one of something else, and nothing says "jsonrpc" as it stands."""
+    target.send(b'{"level": "info"}\n' * 20)
+    time.sleep(0.5)  # it is taken in within a quarter of a second
+    raw = target.raw()
+    for plain, escaped in ((b"jsonrpc", rb"\u006asonrpc"), (b"method", rb"m\u0065thod")):
+        raw = raw.replace(b'"%s"' % plain, b'"%s"' % escaped)
+    target.send(raw + b"\n")
+
+
 def _noise_around(target: Target) -> None:
     """One write: noise longer than what the kernel scans before and after the call."""
     target.send(b"n" * 3000 + b"\n" + target.raw() + b"\n" + b"n" * 3000 + b"\n")
@@ -220,6 +230,7 @@ EVASIONS = [
     Evasion("over 1 MiB, as the first message", "denied", _over_a_mebibyte),
     Evasion("lines of noise first", "denied", _noise_first),
     Evasion("noise and JSON logs first, then one byte a write", "denied", _noise_then_small_writes),
+    Evasion("JSON logs first, then escaped keys", "denied", _logs_then_escaped_keys),
     Evasion(
         "noise before and after, in one write, as the first message",
         "detected",
