@@ -14,7 +14,6 @@
 
 #define MSG_PEEK   2
 #define MAX_IOVECS 1024 /* UIO_MAXIOV */
-#define FEW_IOVECS 8
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -44,17 +43,41 @@ static __always_inline bool find_file(struct bytes_read *read)
 	return true;
 }
 
+/* Where a byte of what was read lies. */
+struct place {
+	__u64 iov; /* the next to look at */
+	__u64 skip;
+	__u64 address; /* 0: in none of them */
+	__u64 room;    /* from there to the end of its iovec */
+};
+
+static long find_place(__u32 index, void *data)
+{
+	struct place *place = data;
+	struct iovec iov = {};
+
+	if (bpf_probe_read_user(&iov, sizeof(iov), (void *)place->iov))
+		return 1;
+	if (place->skip < iov.iov_len) {
+		place->address = (__u64)iov.iov_base + place->skip;
+		place->room = iov.iov_len - place->skip;
+		return 1;
+	}
+	place->skip -= iov.iov_len;
+	place->iov += sizeof(iov);
+	return 0;
+}
+
 /* Takes the first bytes from the first iovec that is not empty. */
 static __always_inline void use_iovecs(struct bytes_read *read, __u64 iov, __u64 count)
 {
-	struct iovec first = {};
+	struct place first = {.iov = iov};
 
-	for (int i = 0; i < FEW_IOVECS && !first.iov_len; i++)
-		bpf_probe_read_user(&first, sizeof(first), (void *)(iov + i * sizeof(first)));
 	read->iov = iov;
 	read->iovcnt = count < MAX_IOVECS ? count : MAX_IOVECS;
-	read->address = (__u64)first.iov_base;
-	read->first_len = first.iov_len < read->total ? first.iov_len : read->total;
+	bpf_loop(read->iovcnt, find_place, &first, 0);
+	read->address = first.address;
+	read->first_len = first.room < read->total ? first.room : read->total;
 }
 
 static __always_inline void hold_read(const struct label *label, const struct bytes_read *read,
@@ -79,21 +102,14 @@ static __always_inline void hold_read(const struct label *label, const struct by
 	}
 }
 
-/* Address of the last byte that was read; 0 if it lies further back than FEW_IOVECS. */
 static __always_inline __u64 last_byte(const struct bytes_read *read)
 {
-	__u64 left = read->total;
+	struct place last = {.iov = read->iov, .skip = read->total - 1};
 
 	if (!read->iovcnt)
-		return read->address + left - 1;
-	for (int i = 0; i < FEW_IOVECS && i < read->iovcnt; i++) {
-		struct iovec iov = {};
-		bpf_probe_read_user(&iov, sizeof(iov), (void *)(read->iov + i * sizeof(iov)));
-		if (left <= iov.iov_len)
-			return (__u64)iov.iov_base + left - 1;
-		left -= iov.iov_len;
-	}
-	return 0;
+		return read->address + read->total - 1;
+	bpf_loop(read->iovcnt, find_place, &last, 0);
+	return last.address;
 }
 
 static __always_inline bool ends_line(const struct bytes_read *read)

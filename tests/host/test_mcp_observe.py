@@ -207,6 +207,7 @@ ORDINARY = [
     [
         ("pipe", "read"),
         ("pipe", "readv"),
+        ("pipe", "readv-bytes"),
         ("pipe", "preadv2"),
         ("socketpair", "read"),
         ("socketpair", "recvfrom"),

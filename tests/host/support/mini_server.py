@@ -22,11 +22,13 @@ _CHUNK = 65536
 def _reader(how: str, size: int) -> Any:
     if how == "read":
         return lambda: os.read(0, size)
-    if how in {"readv", "preadv2"}:
+    if how in {"readv", "preadv2", "readv-bytes"}:
         pieces = [bytearray(7), bytearray(100), bytearray(size)]
+        if how == "readv-bytes":
+            pieces = [bytearray(0)] * 20 + [bytearray(1) for _ in range(1000)]
 
         def readv() -> bytes:
-            got = os.readv(0, pieces) if how == "readv" else os.preadv(0, pieces, -1)
+            got = os.preadv(0, pieces, -1) if how == "preadv2" else os.readv(0, pieces)
             return b"".join(pieces)[:got]
 
         return readv
