@@ -174,8 +174,9 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	bool hold = false;
 	if (!(role & ROLE_TO_SERVER)) /* an answer has an id, and a method has only a request */
 		hold = workload & HOLDS_RESULTS && (found & FOUND_ID || unclear);
+	/* What asks a client is rare; and a server may have been taken for one. */
 	if (role & ROLE_TO_CLIENT)
-		hold |= workload & HOLDS_CLIENT_REQUESTS && is_request;
+		hold |= workload & (HOLDS_CLIENT_REQUESTS | HOLDS_REQUESTS) && is_request;
 	else
 		hold |= workload & HOLDS_REQUESTS && (is_request || unclear);
 	/* What only looks as if it might be MCP is let through while there is nobody to look. */

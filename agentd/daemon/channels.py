@@ -7,7 +7,7 @@ a write is held.
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agentd.daemon.ends import INODE, descriptors, has_open, link_to
@@ -113,6 +113,9 @@ class Channels:
         if channel is not None:
             if channel.reader.info is not reader:  # inherited, or handed over
                 channel.reader = Party(reader)
+                if channel.role == "client" and channel.outgoing is None:
+                    channel.role = None
+                    self._kernel.set_role(ino, ROLE_MCP)
             return channel
         return self._add(ino, peer_ino, reader, None)
 
@@ -130,7 +133,8 @@ class Channels:
         role = self._kernel.role_of(ino)
         if role & ROLE_MCP:  # an engine before this one has learnt it
             self._is_mcp(channel)
-            channel.role = "server" if role & ROLE_TO_SERVER else "client"
+            if role & (ROLE_TO_SERVER | ROLE_TO_CLIENT):
+                channel.role = "server" if role & ROLE_TO_SERVER else "client"
         self._channels[ino] = channel
         if len(self._channels) > _CHANNELS_MAX:
             self._channels.popitem(last=False)
@@ -162,7 +166,7 @@ class Channels:
 
     def learn(self, channel: Channel, message: Message) -> None:
         """What a message says about the channel; the kernel is told, once."""
-        if channel.is_mcp and channel.role is not None:
+        if channel.is_mcp and channel.role is not None and not _belied(channel, message):
             return
         if not channel.is_mcp and not (protocol.is_mcp(message) or message.method in _OURS):
             return
@@ -174,12 +178,13 @@ class Channels:
         if role is None:
             return
         channel.role = role
-        flag = ROLE_TO_SERVER if role == "server" else ROLE_TO_CLIENT
-        self._kernel.set_role(channel.ino, ROLE_MCP | flag)
-        if role == "client":
-            self._watch_requests(channel)
-        else:
+        if role == "server":
+            self._kernel.set_role(channel.ino, ROLE_MCP | ROLE_TO_SERVER)
             self._watch_answers(channel)
+        else:
+            known = channel.outgoing is not None or self._asks(channel)
+            self._kernel.set_role(channel.ino, ROLE_MCP | (ROLE_TO_CLIENT if known else 0))
+            self._watch_requests(channel)
 
     def _is_mcp(self, channel: Channel) -> None:
         """Only now it is worth the time to look into /proc for who is at the other end."""
@@ -224,10 +229,20 @@ class Channels:
         """Whether this channel has made so much noise that no more of it is worth an event."""
         return channel.noise > _NOISE_MAX
 
+    def _asks(self, channel: Channel) -> bool:
+        """Whether the reader has asked the writer something: an answer alone may be made up."""
+        return any(each.role == "server" for each in self._others(channel))
+
+    def _others(self, channel: Channel) -> Iterator[Channel]:
+        """The other channels between these two."""
+        for other in self._channels.values():
+            if other.conversation is channel.conversation and other is not channel:
+                yield other
+
     def _role_of_pair(self, channel: Channel) -> Role | None:
         """The other direction knows; else a child that its parent talks to is the server."""
-        for other in self._channels.values():
-            if other.conversation is channel.conversation and other.role and other is not channel:
+        for other in self._others(channel):
+            if other.role:
                 return "client" if other.role == "server" else "server"
         if channel.writer is None:
             return None
@@ -255,13 +270,12 @@ class Channels:
             self._kernel.set_role(ino, ROLE_MCP | ROLE_TO_SERVER)
 
     def _watch_answers(self, requests: Channel) -> None:
-        """The other direction may have been taken for one to a server, by what its writer said."""
-        for other in self._channels.values():
-            if (
-                other.outgoing is not None
-                and other.role == "server"
-                and other.conversation is requests.conversation
-            ):
+        """The other direction may have been taken for one to a server, by what its writer said.
+
+        Or for one to a client, which nothing but its own answers said until now.
+        """
+        for other in self._others(requests):
+            if other.role == "client" or (other.outgoing is not None and other.role == "server"):
                 other.role = "client"
                 self._kernel.set_role(other.ino, ROLE_MCP | ROLE_TO_CLIENT)
 
@@ -343,6 +357,13 @@ class Channels:
             return known
         read = read_process(pid)
         return None if read is None else self._table.add(read)
+
+
+def _belied(channel: Channel, message: Message) -> bool:
+    """Whether what was taken for a client receives what only a server does."""
+    if channel.role != "client" or channel.outgoing is not None or message.method is None:
+        return False
+    return protocol.reader_role(message) == "server"
 
 
 def program_name(info: ProcessInfo) -> str:

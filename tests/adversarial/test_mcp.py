@@ -173,6 +173,23 @@ def _logs_then_escaped_keys(target: Target) -> None:
     target.send(raw + b"\n")
 
 
+def _made_up_answer(target: Target) -> None:
+    """The server passes over it; who goes by it takes the server for a client."""
+    target.send(b'{"jsonrpc":"2.0","id":99,"result":{"tools":[]}}\n')
+    time.sleep(0.5)  # it is taken in within a quarter of a second
+    target.send(target.raw(path=target.free) + b"\n")
+    target.send(target.raw() + b"\n")
+
+
+def _made_up_answer_then_padding(target: Target) -> None:
+    """The members that make it a request stand beyond the first KiB."""
+    target.send(b'{"jsonrpc":"2.0","id":99,"result":{"tools":[]}}\n')
+    time.sleep(0.5)
+    call = target.call(padding="p" * 2000)
+    ordered = {key: call[key] for key in ("jsonrpc", "params", "id", "method")}
+    target.send(json.dumps(ordered).encode() + b"\n")
+
+
 def _noise_around(target: Target) -> None:
     """One write: noise longer than what the kernel scans before and after the call."""
     target.send(b"n" * 3000 + b"\n" + target.raw() + b"\n" + b"n" * 3000 + b"\n")
@@ -231,6 +248,8 @@ EVASIONS = [
     Evasion("lines of noise first", "denied", _noise_first),
     Evasion("noise and JSON logs first, then one byte a write", "denied", _noise_then_small_writes),
     Evasion("JSON logs first, then escaped keys", "denied", _logs_then_escaped_keys),
+    Evasion("a made-up answer first", "denied", _made_up_answer),
+    Evasion("a made-up answer, then a call behind padding", "denied", _made_up_answer_then_padding),
     Evasion(
         "noise before and after, in one write, as the first message",
         "detected",
