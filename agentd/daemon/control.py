@@ -14,7 +14,7 @@ import orjson
 from agentd.daemon.report import Reporter
 from agentd.errors import AgentdError
 from agentd.kernel.maps import KernelMaps
-from agentd.workloads.procfs import current_key, same_process
+from agentd.workloads.procfs import read_stat
 
 _REQUEST_MAX = 1 << 16
 _PEERS_MAX = 256
@@ -35,13 +35,18 @@ class Refused(AgentdError):  # noqa: N818 (an answer, not a fault)
 
 
 class Peer:
-    """One connection, and who is at its other end (SO_PEERCRED: pid, uid, gid at connect time)."""
+    """One connection, and who is at its other end (SO_PEERCRED: pid, uid, gid at connect time).
 
-    def __init__(self, connection: socket.socket) -> None:
+    `labelled`: whether it came from inside a session.
+    """
+
+    def __init__(self, connection: socket.socket, kernel: KernelMaps) -> None:
         self.connection = connection
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         self.pid, self.uid, self.gid = _UCRED.unpack(credentials)
-        self._key = current_key(self.pid)
+        self.labelled = kernel.label_of(self.pid) is not None
+        stat = read_stat(self.pid)
+        self._start_ticks = stat and stat.start_ticks
         self.heard = b""
         self.unsent = bytearray()
         self.watching: Callable[[bytes], None] | None = None
@@ -53,7 +58,8 @@ class Peer:
 
         Another one may use its connection, and would be taken for whoever has the number next.
         """
-        if self._key is None or not same_process(self._key, self.pid):
+        stat = read_stat(self.pid)
+        if stat is None or stat.exiting or stat.start_ticks != self._start_ticks:
             raise Refused("denied", "the process that has connected does not run any more")
 
     def send(self, data: bytes) -> None:
@@ -93,7 +99,7 @@ class Control:
         except OSError:
             return None
         connection.settimeout(0)
-        self._peers[connection.fileno()] = Peer(connection)
+        self._peers[connection.fileno()] = Peer(connection, self._kernel)
         if len(self._peers) > _PEERS_MAX:
             self._make_room()
         return connection.fileno()
@@ -147,16 +153,17 @@ class Control:
 
     def may_decide(self, peer: Peer) -> None:
         """Raises Refused unless the peer may approve: privileged, and outside every session."""
-        if self._kernel.label_of(peer.pid) is not None:
+        if peer.labelled or self._kernel.label_of(peer.pid) is not None:
             raise Refused("denied", "an agent may not decide: the caller is inside a session")
         peer.must_run()  # looked at last: with it the label would have gone
         if peer.uid != 0 and self._group not in _groups_of(peer):
             raise Refused("denied", f"only root and members of the group {self._group} may do this")
 
     def _make_room(self) -> None:
-        """The user who has most connections loses the oldest."""
-        (most, _), *_ = Counter(peer.uid for peer in self._peers.values()).most_common(1)
-        self.drop(next(fd for fd, peer in self._peers.items() if peer.uid == most))
+        """The user who has most connections loses the oldest; in a session he is another one."""
+        users = [(peer.labelled, peer.uid) for peer in self._peers.values()]
+        (most, _), *_ = Counter(users).most_common(1)
+        self.drop(list(self._peers)[users.index(most)])
 
     def _read(self, peer: Peer) -> bool:
         """Takes one request; the next ones wait in the socket until others have had their turn."""

@@ -26,7 +26,10 @@ class Loading:
     def __init__(self, arguments: list[str]) -> None:
         """Start it with `--config` and `--rules` as in `preload`. Raises LoadError."""
         self._deadline = time.monotonic() + TIMEOUT_S
-        self._output = os.memfd_create("agentd-loading")
+        try:
+            self._output = os.memfd_create("agentd-loading")
+        except OSError as error:
+            raise LoadError(f"nothing can be read: {error}") from error
         try:
             self._process = subprocess.Popen(
                 spawn.command("agentd.daemon.preload", *arguments),

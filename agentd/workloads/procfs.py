@@ -14,6 +14,7 @@ from agentd.workloads.identity import (
     readable,
 )
 
+PF_EXITING = 0x00000004
 PF_KTHREAD = 0x00200000
 ENVIRON_MAX = 1 << 20
 ARGUMENTS_MAX = 4096
@@ -37,6 +38,11 @@ class Stat(NamedTuple):
     def kernel_thread(self) -> bool:
         """Whether this is a thread of the kernel itself."""
         return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def exiting(self) -> bool:
+        """Whether the first thread ends or has ended."""
+        return bool(self.flags & PF_EXITING)
 
     @property
     def leader_gone(self) -> bool:

@@ -43,7 +43,31 @@ for request in ({"op": "approve", "id": "h1"}, {"op": "reload"}, {"op": "watch"}
     assert [line.split()[:2] for line in lines] == [
         [op, "denied"] for op in ("approve", "reload", "watch", "run")
     ]
-    assert all("does not run any more" in line for line in lines)
+    assert all("does not run any more" in line for line in lines[2:])
+
+
+def test_a_connection_that_was_handed_over_decides_nothing(daemon: Daemon) -> None:
+    """By a process that has ended since; another one of the session asks."""
+    code = """
+import json, os, socket, sys
+here, there = socket.socketpair()
+connector = os.fork()
+if not connector:
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(sys.argv[1])
+        control.sendall(b'{"op": "ping"}\\n')
+        control.recv(4096)
+        socket.send_fds(there, [b"x"], [control.fileno()])
+    os._exit(0)
+_, [number], _, _ = socket.recv_fds(here, 1, 1)
+os.waitpid(connector, 0)
+with socket.socket(fileno=number) as control:
+    control.sendall(b'{"op": "approve", "id": "h1"}\\n')
+    print(json.loads(control.recv(4096))["error"])
+"""
+    labelled = python(daemon, code, daemon.socket)
+    assert labelled.finish() == 0, labelled.errors
+    assert "inside a session" in labelled.output.decode()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from agentd.kernel.maps import KernelMaps
 
 
+class NoSessions:
+    """The kernel's maps of a host without a session."""
+
+    def label_of(self, _pid: int) -> None:
+        return None
+
+
 class Server:
     """A control socket with two operations, `now` and `later`, and a client of it."""
 
@@ -23,7 +30,7 @@ class Server:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen()
-        kernel, reporter = cast("KernelMaps", None), cast("Reporter", None)
+        kernel, reporter = cast("KernelMaps", NoSessions()), cast("Reporter", None)
         self.control = Control(listener, "agentd", kernel, reporter)
         self.control.handlers |= {"now": self._now, "later": self._later}
         self.waiting: list[Peer] = []
