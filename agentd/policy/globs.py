@@ -136,7 +136,7 @@ def _class(glob: str, start: int) -> tuple[str, int]:
 
 def _translate(glob: str, star: str, one: str) -> tuple[str, Tokens]:
     """A piece without `**` -> its regular expression and its tokens."""
-    expression: list[str] = []
+    expression = [""]  # what is between the stars
     tokens: list[str | None] = []
     position = 0
     while position < len(glob):
@@ -146,9 +146,11 @@ def _translate(glob: str, star: str, one: str) -> tuple[str, Tokens]:
             if character == "[":
                 piece, position = _class(glob, position - 1)
                 # a class never matches the separator, whatever it contains
-                expression.append(piece if one == "." else f"(?!/){piece}")
+                expression[-1] += piece if one == "." else f"(?!/){piece}"
+            elif character == "*":
+                expression.append("")
             else:
-                expression.append(star if character == "*" else one)
+                expression[-1] += one
             tokens.append(None)
             continue
         if character == "\\":
@@ -156,12 +158,25 @@ def _translate(glob: str, star: str, one: str) -> tuple[str, Tokens]:
                 raise GlobError(f"{glob!r} ends in a backslash", "write '\\\\' to mean one")
             character = glob[position]
             position += 1
-        expression.append(re.escape(character))
+        expression[-1] += re.escape(character)
         if tokens and tokens[-1] is not None:
             tokens[-1] += character
         else:
             tokens.append(character)
-    return "".join(expression), tuple(tokens)
+    return _joined(expression, star, f"{star}?"), tuple(tokens)
+
+
+def _joined(pieces: list[str], gap: str, least_gap: str) -> str:
+    """The regular expression of pieces with a gap between each two of them.
+
+    Each piece but the last is taken where it is found first, for good: what follows it has the most
+    room then. Without that a text made for it takes time that grows with a power of its length.
+    """
+    first, *between = pieces
+    if not between:
+        return first
+    last = between.pop()
+    return first + "".join(f"(?>{least_gap}{piece})" for piece in between if piece) + gap + last
 
 
 class PathGlob:
@@ -180,25 +195,29 @@ class PathGlob:
         if text.endswith("/"):
             raise GlobError(f"{text!r} ends in a slash", f"write '{text}**' for what is below it")
         components = text.split("/")
-        source: list[str] = []
+        source = [""]  # what is between the `**`
         literals: list[Tokens] = []
         for index, component in enumerate(components):
             last = index == len(components) - 1
             if component == "**":
-                source.append(".+" if last else "(?:.*/)?")
+                if last:
+                    source[-1] += ".+"
+                else:
+                    source.append("")
                 literals.append((None,))
             elif index == 0 and component == "~":
                 others = home_directories() if homes is None else homes
-                source.append("(?:/root|/home/[^/]+" + "".join(f"|{re.escape(h)}" for h in others))
-                source.append(")" if last else ")/")
+                usual = "/root|/home/[^/]+"
+                source[-1] += f"(?:{'|'.join((usual, *map(re.escape, others)))})"
+                source[-1] += "" if last else "/"
                 literals.append((None,))
             elif "**" in component:
                 raise GlobError(f"{text!r}: '**' is a whole component", "write '/**/' or one '*'")
             else:
                 expression, tokens = _translate(component, "[^/]*", "[^/]")
-                source.append(expression if last else expression + "/")
+                source[-1] += expression if last else expression + "/"
                 literals.append(tokens)
-        self._source = "".join(source)
+        self._source = _joined(source, "(?:.*/)?", "(?:.*?/)??")
         self._fullmatch: Callable[[str], object] | None = None
         self.key = _best_key(literals)
 

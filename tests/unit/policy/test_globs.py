@@ -1,6 +1,8 @@
 """Globs mean what their documentation says, and the index finds exactly what they match."""
 
 import contextlib
+import fnmatch
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -150,3 +152,47 @@ def test_no_path_makes_the_index_crash(path: str) -> None:
     for glob in ("~/.ssh/id_*", "**/*.pem", "/etc/**", "**/abc*"):
         index.add(glob)
     index.owners(path)
+
+
+@pytest.mark.parametrize(
+    ("glob", "text"),
+    [
+        ("*ab*cd*ef", "ab" * 4000 + "cd" * 4000),
+        ("*{delete,drop}*{volume,table}*", "delete" * 40_000),
+        ("/tmp/*a*a*a*b", "/tmp/" + "a" * 2000),
+        ("/**/x/**/y/**/z", "/x" * 1000 + "/y" * 1000),
+    ],
+)
+def test_a_text_made_for_a_glob_takes_no_long_time(glob: str, text: str) -> None:
+    started = time.process_time()
+    matched = PathGlob(glob).matches(text) if glob[0] == "/" else NameGlobs([glob]).match(text)
+    assert not matched
+    assert time.process_time() - started < 1.0
+
+
+# Built piece by piece, so that most globs match in more than one way.
+PIECES = st.lists(st.sampled_from(["a", "b", "ab", "*", "?", "[ab]", "[!a]"]), max_size=7)
+
+
+@given(PIECES, st.text("abc", max_size=10))
+def test_stars_mean_the_same_as_in_fnmatch(pieces: list[str], text: str) -> None:
+    glob = "".join(pieces) or "*"
+    assert NameGlobs([glob]).match(text) == fnmatch.fnmatchcase(text, glob)
+
+
+@given(
+    st.lists(st.sampled_from(["**", "*", "a", "b", "a*", "*b", "*a*b"]), min_size=1, max_size=6),
+    st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=7),
+)
+def test_double_stars_take_any_number_of_components(
+    components: list[str], names: list[str]
+) -> None:
+    def fits(wanted: list[str], given: list[str]) -> bool:
+        if not wanted or not given:
+            return not wanted and not given
+        if wanted[0] == "**":
+            return len(wanted) == 1 or any(fits(wanted[1:], given[at:]) for at in range(len(given)))
+        return fnmatch.fnmatchcase(given[0], wanted[0]) and fits(wanted[1:], given[1:])
+
+    glob = PathGlob("/" + "/".join(components))
+    assert glob.matches("/" + "/".join(names)) == fits(components, names)
