@@ -11,7 +11,14 @@ from agentd.daemon import spawn
 @click.command()
 @click.option("--foreground", is_flag=True, help="Show decisions on this terminal as they happen.")
 @click.option("--config", metavar="FILE", help="The configuration, as before the command.")
-@click.option("--rules", "rules", multiple=True, metavar="DIR", help="Rules from here instead.")
+@click.option(
+    "--rules",
+    "rules",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True),
+    help="Rules from here instead.",
+)
 @click.pass_obj
 def daemon(
     settings: Settings,

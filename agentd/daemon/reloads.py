@@ -6,6 +6,7 @@ compiled in one of its turns and put in force in the next, so that calls wait fo
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agentd.daemon.inforce import CompiledPolicy, PolicyInForce, compile_policy
@@ -33,6 +34,7 @@ class Reloads:
         self._config = loaded.config
         self._directories = loaded.directories
         self._fingerprint = loaded.fingerprint
+        self._present = _existing(loaded.directories)
         self._wanted = False
         self._loading: Loading | None = None
         self._compiled: CompiledPolicy | None = None
@@ -92,6 +94,12 @@ class Reloads:
         except AgentdError as error:
             self._tell(self._policy.reject(str(error).splitlines()))
             return
+        gone = self._present & set(loaded.directories) - _existing(loaded.directories)
+        if gone:
+            mend = "is gone, its rules stay in force; make it again, without files to have none"
+            self._tell(self._policy.reject([f"{path} {mend}" for path in sorted(gone)]))
+            return
+        self._present = _existing(loaded.directories)
         self._directories = loaded.directories
         self._fingerprint = loaded.fingerprint
         self._compare(loaded.config)
@@ -113,3 +121,7 @@ class Reloads:
                 file=sys.stderr,
                 flush=True,
             )
+
+
+def _existing(directories: list[Path]) -> set[Path]:
+    return {path for path in directories if path.exists()}

@@ -7,9 +7,12 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def rule_files(path: Path) -> list[Path]:
-    """All `*.yaml` and `*.yml` of a directory in the order of their names; or the one file."""
-    if path.is_file():
-        return [path]
+    """All `*.yaml` and `*.yml` of a directory in the order of their names; or the one file.
+
+    A directory that cannot be listed stands for itself: whoever reads it is told why not.
+    """
+    if not path.is_dir():
+        return [path] if path.exists() else []
     try:
         return sorted(
             file
@@ -17,13 +20,17 @@ def rule_files(path: Path) -> list[Path]:
             if file.suffix in {".yaml", ".yml"} and not file.name.startswith(".")
         )
     except OSError:
-        return []
+        return [path]
 
 
 def fingerprint(directories: Iterable[Path]) -> Fingerprint:
-    """Changes when a file is added, removed, replaced or edited: name, inode, size, mtime (ns)."""
+    """Changes when a file is added, removed, replaced or edited, or a directory comes or goes.
+
+    Of files: name, inode, size, mtime (ns).
+    """
     found = []
     for directory in directories:
+        found.append((str(directory), int(directory.exists()), 0, 0))
         for file in rule_files(directory):
             try:
                 status = file.stat()

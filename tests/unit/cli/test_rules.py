@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +117,14 @@ def test_list(agentd: Agentd, folder: Path) -> None:
 
 def test_a_missing_path_is_wrong_usage(agentd: Agentd) -> None:
     assert agentd("rules", "check", "/nonexistent").exit_code == Exit.USAGE
+
+
+def test_rules_are_read_from_a_pipe(agentd: Agentd, tmp_path: Path) -> None:
+    """As `agentd rules check <(...)` gives them; without a look at them they would be no rules."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(BAD,), daemon=True)
+    writer.start()
+    result = agentd("rules", "check", str(pipe))
+    assert result.exit_code == Exit.CONFIG
+    assert f"{pipe}:3: " in result.stderr

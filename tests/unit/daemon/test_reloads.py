@@ -120,3 +120,17 @@ def test_closing_ends_what_is_under_way(host: Host) -> None:
     (pid,) = host.own
     host.reloads.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_rules_of_a_directory_that_is_gone_stay_in_force(host: Host, tmp_path: Path) -> None:
+    away = host.rules.rename(tmp_path / "away")
+    for _ in range(2):
+        host.reloads.look()
+        assert host.turns() == 0
+    mend = "make it again, without files to have none"
+    assert host.policy.done == [[f"{host.rules} is gone, its rules stay in force; {mend}"]]
+    away.rename(host.rules)
+    host.file.unlink()
+    host.reloads.look()
+    assert host.turns() == 1
+    assert host.policy.done[1:] == [[]]
