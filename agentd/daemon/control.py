@@ -159,6 +159,14 @@ class Control:
         if peer.uid != 0 and self._group not in _groups_of(peer):
             raise Refused("denied", f"only root and members of the group {self._group} may do this")
 
+    def may_look(self, peer: Peer) -> None:
+        """Raises Refused unless the peer may see what tools are called with."""
+        peer.must_run()
+        if peer.uid != 0 and self._group not in _groups_of(peer):
+            raise Refused(
+                "denied", f"only root and members of the group {self._group} may see this"
+            )
+
     def _make_room(self) -> None:
         """The user who has most connections loses the oldest; in a session he is another one."""
         users = [(peer.labelled, peer.uid) for peer in self._peers.values()]
@@ -207,9 +215,7 @@ class Control:
             return _error("bad-request", f"not a request: {error}")
 
     def _watch(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        if peer.uid != 0 and self._group not in _groups_of(peer):
-            raise Refused("denied", f"only root and members of the group {self._group} may watch")
-        peer.must_run()
+        self.may_look(peer)
         if peer.watching:
             raise Refused("bad-request", "this connection watches already")
         wanted = _filter(request)

@@ -140,7 +140,8 @@ class Operations:
             ],
         }
 
-    def _holds(self, _peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
+    def _holds(self, peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
+        self._control.may_look(peer)
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return {
             "holds": [

@@ -125,3 +125,25 @@ def test_many_sessions_at_once(daemon: Daemon) -> None:
     errors = {each.communicate(timeout=30)[1] for each in started}
     assert errors == {b""}
     assert {each.returncode for each in started} == {0}
+
+
+@pytest.mark.parametrize("op", ["holds", "watch", "approve", "deny", "reload"])
+def test_what_tools_are_called_with_is_not_for_everybody(daemon: Daemon, op: str) -> None:
+    """A user without privileges, outside every session."""
+    code = """
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as control:
+    control.connect(sys.argv[1])
+    control.sendall(b'{"op": "%s", "id": "h1"}\\n' % sys.argv[2].encode())
+    print(json.loads(control.recv(4096))["code"])
+"""
+    directory = os.open(daemon.runtime_dir, os.O_PATH)  # the way to it is not for everybody
+    path = f"/proc/self/fd/{directory}/{daemon.socket.name}"
+    try:
+        done = subprocess.run(
+            [PYTHON, "-c", code, path, op], capture_output=True, text=True, timeout=60,
+            check=True, user=65534, group=65534, extra_groups=[], cwd="/", pass_fds=[directory],
+        )  # fmt: skip
+    finally:
+        os.close(directory)
+    assert done.stdout == "denied\n"
