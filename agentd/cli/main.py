@@ -1,9 +1,11 @@
 """The command line's entry: global options, and sub-commands imported only when they run."""
 
+import errno
 import importlib
 import io
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -76,6 +78,12 @@ class LazyGroup(click.Group):
             # The reader went away (`agentd watch | head`); keep the interpreter's last flush quiet.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(Exit.OK)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _complain("the output cannot be written: no space is left where it goes")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(Exit.FAILED)
 
 
 def _complain(message: str) -> None:
@@ -109,6 +117,9 @@ def cli(ctx: click.Context, config: str | None, socket: str | None) -> None:
 
 def main() -> None:
     """Entry of the `agentd` script and of `python -m agentd`."""
+    # Closed by whoever started the command: what is printed goes nowhere, as for other programs.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows no box drawing shows an escape instead of ending the command.
         if isinstance(stream, io.TextIOWrapper):

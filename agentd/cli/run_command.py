@@ -46,9 +46,20 @@ def run(
 
     Terminal, signals and exit code are CMD's own.
     """
+    for name, value in (("--workload", workload), ("--task", task), ("--requester", requester)):
+        if value is not None and not _is_text(value):
+            raise click.UsageError(f"{name} is not UTF-8: {value!r}")
     if task is None and (requester or expires):
         raise click.UsageError("--requester and --expires describe a task: add --task TEXT")
     described = {"objective": task, "requester": requester, "expires": expires}
     details = {name: value for name, value in described.items() if value is not None}
     settings = ctx.find_object(Settings) or Settings()
     ctx.exit(runner.run(settings.socket_path(), workload, details or None, list(argv)))
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,7 +8,7 @@ import click
 
 from agentd.cli.client import DaemonUnavailableError
 from agentd.cli.exits import Exit
-from agentd.cli.output import CommandError, Settings
+from agentd.cli.output import CommandError, Settings, json_option, print_json
 from agentd.kernel.libbpf import is_loaded
 from agentd.kernel.pins import Pins
 
@@ -16,8 +16,9 @@ _PATIENCE_S = 120.0
 
 
 @click.command()
+@json_option
 @click.pass_obj
-def unload(settings: Settings) -> None:
+def unload(settings: Settings, as_json: bool) -> None:
     """End all enforcement that outlives the daemon, and free it (as root).
 
     A daemon that is stopped or killed leaves its denials in force. After this, agents that run now
@@ -34,9 +35,7 @@ def unload(settings: Settings) -> None:
         raise CommandError("the daemon runs; stop it first (systemctl stop agentd)")
     pins = Pins(Path(settings.socket_path()).parent)
     programs = pins.attached()
-    if not pins.remove():
-        click.echo("nothing to unload")
-        return
+    found = pins.remove()
     deadline = time.monotonic() + _PATIENCE_S
     while programs := [program for program in programs if is_loaded(program)]:
         if time.monotonic() > deadline:
@@ -46,4 +45,9 @@ def unload(settings: Settings) -> None:
                 " holds one"
             )
         time.sleep(0.05)
-    click.echo(f"unloaded; {pins.directory} is gone")
+    if as_json:
+        print_json({"unloaded": found, "directory": str(pins.directory)})
+    elif found:
+        click.echo(f"unloaded; {pins.directory} is gone")
+    else:
+        click.echo("nothing to unload")

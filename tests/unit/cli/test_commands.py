@@ -100,6 +100,26 @@ def test_without_a_daemon_every_command_ends_with_69(
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    "arguments", [("ps",), ("watch", "-n", "1"), ("watch", "-n", "1", "--json")]
+)
+def test_output_that_goes_nowhere_is_no_fault_of_the_command(
+    server: ControlServer, arguments: tuple[str, ...]
+) -> None:
+    """Standard output closed, or on a full disk."""
+    server.answers |= {"ps": PS, "watch": [{"ok": True}, EVENT]}
+    command = [sys.executable, "-m", "agentd", "--socket", str(server.path), *arguments]
+    closed = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == Exit.FAILED
+    assert done.stderr.startswith(b"agentd: the output cannot be written")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_refusal_ends_with_77_in_one_clean_line(agentd: Agentd, server: ControlServer) -> None:
     server.answers["approve"] = {"ok": False, "error": "inside \x1b[1mci-bot", "code": "denied"}
     result = agentd("approve", "h-7")
@@ -264,15 +284,34 @@ def test_run_hands_over_everything(agentd: Agentd, monkeypatch: pytest.MonkeyPat
     assert task["expires"].endswith("+00:00")
 
 
+def test_a_task_that_is_not_utf_8_is_wrong_usage(
+    agentd: Agentd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentd.cli.run.run", lambda *_: 0)
+    result = agentd("run", "-w", "x", "--task", "caf\udce9", "--", "true")
+    assert result.exit_code == Exit.USAGE
+    assert "--task is not UTF-8" in result.stderr
+
+
+def test_daemon_wants_rules_that_are_there(
+    agentd: Agentd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would start without a rule."""
+    monkeypatch.setattr("os.execve", lambda *_: None)
+    result = agentd("daemon", "--rules", str(tmp_path / "rulez.d"))
+    assert result.exit_code == Exit.USAGE
+    assert "does not exist" in result.stderr
+
+
 def test_daemon_replaces_the_process(agentd: Agentd, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr("os.execve", lambda *arguments: calls.append(arguments))
-    agentd("--config", "/c.yaml", "daemon", "--foreground", "--rules", "/a", "--rules", "/b")
+    agentd("--config", "/c.yaml", "daemon", "--foreground", "--rules", "/", "--rules", "/dev")
     program, arguments, environment = calls[0]
     assert program == sys.executable
     assert str(Path(main.__file__).parents[2]) in environment["PYTHONPATH"].split(":")
     assert arguments[1:] == ["-S", "-P", "-m", "agentd.cli.supervise", "--foreground",
-                             "--config", "/c.yaml", "--rules", "/a", "--rules", "/b"]  # fmt: skip
+                             "--config", "/c.yaml", "--rules", "/", "--rules", "/dev"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["run_command", "supervise_imports"])
