@@ -103,7 +103,10 @@ class Condition:
     __slots__ = ("_fields", "_program", "asks_session", "source")
 
     def __init__(self, source: str) -> None:
-        """Raise CelError: syntax, unknown names, an expression that cannot be true or false."""
+        """Raise CelError: syntax, unknown names, an expression that cannot be true or false.
+
+        Raise RegexError for a pattern in the text of the expression.
+        """
         self.source = source
         if len(source) > MAX_SOURCE:
             raise CelError(f"an expression over {MAX_SOURCE} characters", "split the rule")
@@ -111,6 +114,7 @@ class Condition:
         bare = _STRING.sub(lambda match: " " * len(match.group()), source)
         bound = set(_BOUND.findall(bare))
         _check_names(source, checked, bound)
+        _check_patterns(source, bare)
         self._fields = _used_fields(bare, bound)
         self.asks_session = bool(_HAS_LABEL.search(bare)) or any(
             name == "session" for name, _ in self._fields
@@ -169,6 +173,17 @@ def _check_names(source: str, program: _Program, bound: set[str]) -> None:
                 f"{source!r}: unknown function {name!r} at column {_column(source, name)}",
                 nearest(name, sorted(FUNCTIONS)),
             )
+
+
+def _check_patterns(source: str, bare: str) -> None:
+    """What stands in `matches("...")`; a pattern that is put together is known at its use only."""
+    for call in _MATCHES.finditer(bare):
+        start = call.end() + len(source[call.end() :]) - len(source[call.end() :].lstrip())
+        literal = _STRING.match(source, start)
+        if literal is not None and source[literal.end() :].lstrip().startswith(")"):
+            pattern = _cel.compile(literal.group()).execute(_cel.Context())
+            if isinstance(pattern, str):
+                Regex(pattern, dot_all=False)
 
 
 def _column(source: str, name: str) -> int:

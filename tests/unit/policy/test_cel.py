@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agentd.policy.cel import CelError, Condition, Scope
+from agentd.policy.regexes import RegexError
 
 SESSION = {"id": "s-1", "workload": "w", "posture": "enforce", "labels": ["read:secret"]}
 
@@ -92,3 +93,28 @@ def test_refused_with_the_place(source: str, says: str) -> None:
 def test_failures_raise_ordinary_exceptions(source: str) -> None:
     with pytest.raises((ArithmeticError, KeyError, RuntimeError, TypeError, ValueError)):
         holds(source, {"tool": "x", "number": 1})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'event.tool.matches("(")',
+        "event.a . matches( r'(?=x)' )",
+        'event.a.matches("a(") || true',
+    ],
+)
+def test_a_pattern_that_is_none_is_found_at_load(source: str) -> None:
+    with pytest.raises(RegexError, match="is not a regular expression"):
+        Condition(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "event.tool.matches('a\\\\.b')",
+        'event.tool.matches("(" + event.end)',
+        "event.text == \"matches('(')\"",
+    ],
+)
+def test_what_is_no_pattern_in_the_text_is_left_alone(source: str) -> None:
+    Condition(source)
