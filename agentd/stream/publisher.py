@@ -267,9 +267,8 @@ class Publisher:
             try:
                 self._state.save(self._progress)
                 self._saved = self._progress
-            except (
-                OSError
-            ) as error:  # whoever starts from an old state asks the stream for the rest
+            except OSError as error:
+                # Whoever starts from an old state asks the stream for the rest.
                 if not self._unsaved:
                     log.warning("the state cannot be saved: %s; streaming goes on", error.strerror)
                 self._unsaved = True
