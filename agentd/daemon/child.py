@@ -6,18 +6,29 @@ from collections.abc import Callable
 
 from agentd.daemon import spawn
 
+SOON = (0.0, 0.1, 0.5, 1.0)
+"""For what others wait for."""
+PATIENT = (0.0, 0.5, 2.0, 10.0, 30.0)
+"""For what may fail until a person mends it, and says why each time."""
 _STOP_S = 5.0
-_BACKOFF_S = (0.0, 0.1, 0.5, 1.0)
 _STEADY_S = 10.0
 
 
 class Child:
-    """One supervised process: started, restarted with a backoff, stopped."""
+    """One supervised process: started, restarted with a backoff, stopped.
 
-    def __init__(self, name: str) -> None:
+    `pauses`: seconds before it is started after the first end, the second, ..., the last one and
+    all that follow. Ten seconds without an end, and the next one is the first again.
+    """
+
+    def __init__(self, name: str, pauses: tuple[float, ...] = SOON) -> None:
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
+        self.repeats = False
+        """Whether its last end had the status of the one before, and came as soon."""
+        self._pauses = pauses
         self._failures = 0
+        self._status: int | None = None
         self._started = 0.0
         self._not_before = 0.0
 
@@ -36,7 +47,9 @@ class Child:
         self.process = None
         if time.monotonic() - self._started > _STEADY_S:
             self._failures = 0
-        pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self.repeats = self._failures > 0 and status == self._status
+        self._status = status
+        pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
         self._failures += 1
         self._not_before = time.monotonic() + pause
         return status

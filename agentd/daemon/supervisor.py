@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.daemon import channel, spawn
-from agentd.daemon.child import Child
+from agentd.daemon.child import PATIENT, Child
 from agentd.daemon.standin import StandIn
 from agentd.daemon.watchdog import Watchdog
 from agentd.errors import AgentdError
@@ -43,7 +43,7 @@ class Supervisor:
         self._engine_arguments = engine_arguments
         self._sensor = Sensor()
         self._engine = Child("engine")
-        self._publisher = Child("publisher")
+        self._publisher = Child("publisher", PATIENT)
         self._channel: socket.socket | None = None
         self._listener: socket.socket | None = None
         self._locks: list[int] = []
@@ -271,7 +271,7 @@ class Supervisor:
             self._guarded.replace({os.getpid(), *(each.pid for each in children if each)})
 
     def _publisher_gone(self, status: int | None) -> None:
-        if status is not None and not self._stopping:
+        if status is not None and not self._stopping and not self._publisher.repeats:
             _log(f"publisher ended with status {status}; events wait in the journal")
 
     def _shut_down(self) -> None:
