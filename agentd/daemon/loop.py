@@ -38,6 +38,7 @@ from agentd.daemon.writeholds import WriteHolds
 from agentd.enforce.approvals import Approvals
 from agentd.enforce.stops import Stops
 from agentd.errors import AgentdError, ConfigErrors
+from agentd.events.journal import FlushStatus
 from agentd.kernel.decisions import Decisions
 from agentd.kernel.heartbeat import ENGINE, Heartbeat
 from agentd.kernel.libbpf import Map, trim_heap
@@ -174,6 +175,7 @@ class Engine:
         """Policy, sessions from before a restart, existing processes; then READY."""
         self._labelling.prepare = self._policy.prepare
         self._labelling.persist = self._verdicts.persist = self._policy.persist = self._save
+        self._approvals.persist = self._save
         self._policy.look_at_opens = self._labelling.look_at_opens
         self._policy.meanings = self._saved.get("path-meanings", [[], []])
         if self._restarted:  # what was lost while there was no engine is told, too
@@ -249,6 +251,8 @@ class Engine:
         self._save()
         self._reporter.flush()
         self._journal.close()
+        if self._journal.stats().status is FlushStatus.OK:  # else its last events are gone
+            self._save(closed=True)
         self._reloads.close()
         self._cutting.close()
         self._control.close()
@@ -327,10 +331,10 @@ class Engine:
             self._records_trimmed = records
         self._records_before = records
 
-    def _save(self) -> None:
+    def _save(self, *, closed: bool = False) -> None:
         state = {
             "sessions": self._registry.to_state(),
-            "holds": self._approvals.last_number,
+            "holds": self._approvals.last_number if closed else self._approvals.reserved,
             "path-meanings": self._policy.meanings,
             "losses": self._unheard.state(),
         }

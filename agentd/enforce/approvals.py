@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+_BLOCK = 1000
+"""Ids that are reserved together, so that few holds wait for the disk."""
+
 Resolve = Callable[[str, str, str | None], None]
 """Called once with (verdict, outcome, approver): verdict allow, deny or kill."""
 
@@ -35,18 +38,25 @@ class Approvals:
     def __init__(self) -> None:
         self._waiting: dict[str, Waiting] = {}
         self.last_number = 0
+        self.reserved = 0
+        """No id above this one has been given out: an engine that is killed leaves this number."""
+        self.persist: Callable[[], None] = lambda: None
+        """Called when `reserved` has grown, before an id above the old one is given out."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def next_id(self) -> str:
         """An id that no other held call of this host's journal has."""
+        if self.last_number == self.reserved:
+            self.reserved += _BLOCK
+            self.persist()
         self.last_number += 1
         return f"h{self.last_number}"
 
     def continue_after(self, number: int) -> None:
         """Ids go on from `number`, so that a restart does not use one twice."""
-        self.last_number = number
+        self.last_number = self.reserved = number
 
     def add(self, waiting: Waiting) -> None:
         """Waits from now on, until an answer, its deadline, or `overtaken`."""

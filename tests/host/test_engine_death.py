@@ -286,6 +286,32 @@ def _resume(process: psutil.Process) -> None:
         process.resume()
 
 
+def test_a_killed_engine_gives_no_hold_id_that_was_given_out(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    long = _rule("wait", "hold", approve={"timeout": "60s", "on_timeout": "deny"})
+    daemon.write_rules("long.yaml", {"rules": [long]})
+    wait_until(lambda: daemon.request("reload")["rules"] == 3, 5, "three rules")
+    ids: list[str] = []
+    with ExitStack() as stack:
+        (client,) = servers(daemon, stack, ["closed"])
+        for number in range(3):
+            client.send_raw(
+                b'{"jsonrpc":"2.0","id":"w","method":"tools/call","params":{"name":"write",'
+                b'"arguments":{"path":"%s/wait-%d","content":"x","pad":"%s"}}}\n'
+                % (bytes(tmp_path), number, b"p" * 60)
+            )
+            wait_until(lambda: len(daemon.request("holds")["holds"]) == 1, 5, "a held call")
+            ids.append(daemon.request("holds")["holds"][0]["id"])
+            judging(daemon).kill()
+            assert "denied-by-agentd: engine-down" in str(client.read())
+            judging(daemon)
+    assert len(set(ids)) == len(ids), ids
+    daemon.stop()
+    numbers = [event["decision"]["hold_id"] for event in daemon.events("hold.open")]
+    assert len(set(numbers)) == len(numbers), numbers
+
+
 @pytest.mark.parametrize("name", ["closed", "open"])
 def test_supervisor_killed_while_a_call_is_held(daemon: Daemon, tmp_path: Path, name: str) -> None:
     """The engine notices, and releases with the configured verdict before it ends."""
