@@ -30,7 +30,7 @@ from agentd.daemon.reloads import Reloads
 from agentd.daemon.report import Clock, Reporter
 from agentd.daemon.settings import Loaded, read_loaded
 from agentd.daemon.standin import StandIn
-from agentd.daemon.state import State
+from agentd.daemon.state import KILLED, State
 from agentd.daemon.terminal import Terminal
 from agentd.daemon.unheard import Unheard
 from agentd.daemon.verdicts import Verdicts
@@ -180,6 +180,9 @@ class Engine:
         self._policy.meanings = self._saved.get("path-meanings", [[], []])
         if self._restarted:  # what was lost while there was no engine is told, too
             self._unheard.restore(self._saved.get("losses", ()))
+        if self._saved.get("running"):
+            self._reporter.daemon_event("loss", {"loss": KILLED})
+        self._save()
         self._policy.use(self._first_policy)
         self._labelling.selectors = self._policy.selectors
         if self._restarted:
@@ -333,6 +336,7 @@ class Engine:
 
     def _save(self, *, closed: bool = False) -> None:
         state = {
+            "running": not closed,
             "sessions": self._registry.to_state(),
             "holds": self._approvals.last_number if closed else self._approvals.reserved,
             "path-meanings": self._policy.meanings,

@@ -6,11 +6,18 @@ not cost the running sessions their labels.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from agentd.errors import AgentdError
+
+KILLED: Final = {
+    "count": 0,
+    "source": "engine.killed",
+    "error": "the engine before this one ended before it had written all that it had in memory",
+}
+"""The loss that an engine tells of if the one before it has left the mark `running`."""
 
 
 class State:

@@ -192,8 +192,9 @@ class Loss(BaseModel):
 
     `source` `journal.budget`: trimmed from the journal before they were streamed (`ranges`);
     `journal.buffer`: never numbered, because the disk refused (`workloads`); `journal.broken`: the
-    file was damaged and set aside; `journal.missing`: it was removed or moved; of both the count is
-    not known; others name a kernel buffer.
+    file was damaged and set aside; `journal.missing`: it was removed or moved; `engine.killed`: an
+    engine ended without writing what it had in memory, mostly of its last `journal.flush_ms`; of
+    these three the count is not known and given as 0; others name a kernel buffer.
     """
 
     model_config = ConfigDict(extra="allow")

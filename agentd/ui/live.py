@@ -159,7 +159,8 @@ def _session(event: dict[str, object]) -> str:
 
 def _loss(event: dict[str, object]) -> str:
     loss = _dict(event.get("loss"))
-    return f"{_text(loss.get('count'), 20)} records lost ({_text(loss.get('source'), 40)})"
+    count = "an unknown number of" if loss.get("count") == 0 else _text(loss.get("count"), 20)
+    return f"{count} records lost ({_text(loss.get('source'), 40)})"
 
 
 def _policy_loaded(event: dict[str, object]) -> str:

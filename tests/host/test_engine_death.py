@@ -3,12 +3,13 @@
 import os
 import random
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,45 @@ def test_an_engine_that_hangs_while_a_call_is_held(
 def _resume(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.resume()
+
+
+def _killed(daemon: Daemon) -> list[dict[str, Any]]:
+    losses = [event["loss"] for event in daemon.events("loss")]
+    return [loss for loss in losses if loss["source"] == "engine.killed"]
+
+
+def test_what_a_killed_engine_had_in_memory_is_told_as_a_loss(daemon: Daemon) -> None:
+    """Once for each that is killed, whether the supervisor lives or not; never for a clean end."""
+    daemon.stop(unload=False)
+    daemon.start()
+    assert not _killed(daemon)
+    for count in (1, 2):
+        judging(daemon).kill()
+        wait_until(lambda n=count: len(_killed(daemon)) == n, 5, "a loss")
+    assert {loss["count"] for loss in _killed(daemon)} == {0}
+    processes = daemon.processes()
+    for process in (*processes[1:], processes[0]):
+        process.suspend()
+    for process in processes:
+        process.kill()
+    daemon.forget()
+    daemon.start()
+    wait_until(lambda: len(_killed(daemon)) == 3, 5, "a loss")
+    daemon.stop()
+    daemon.start()
+    daemon.stop()
+    assert len(_killed(daemon)) == 3
+
+
+def test_an_engine_that_could_not_write_its_last_events_leaves_a_loss(daemon: Daemon) -> None:
+    before = judging(daemon).pid
+    with closing(sqlite3.connect(daemon.journal)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        daemon.stop(unload=False)
+    ends = daemon.events("daemon.stop", daemon={"pid": before})
+    daemon.start()
+    wait_until(lambda: len(_killed(daemon)) == 1, 5, "a loss")
+    assert not ends
 
 
 def test_a_killed_engine_gives_no_hold_id_that_was_given_out(

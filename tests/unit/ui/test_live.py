@@ -130,6 +130,10 @@ def test_colour_only_adds_sgr_sequences() -> None:
             "LOSS   claude-code/k3v9q2ab  node[4312]  12 records lost (ring)",
         ),
         (
+            {"class": "loss", "loss": {"count": 0, "source": "engine.killed"}},
+            "an unknown number of records lost (engine.killed)",
+        ),
+        (
             {
                 "class": "mcp.response",
                 "mcp": {
