@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
@@ -122,8 +122,12 @@ def _effect_and_loss(arena: "Arena") -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):  # on a slow machine it is killed as hanging
         psutil.Process(int(arena.names["engine"])).resume()
     wait_until(lambda: _answers(arena), _PATIENCE_S, "the engine answers again")
-    arena.daemon.wait_for(lambda event: event["class"] == "loss", _PATIENCE_S, "a loss")
+    arena.daemon.wait_for(_is_loss_of_the_ring, _PATIENCE_S, "a loss")
     return Path(arena.names["effect"]).exists()
+
+
+def _is_loss_of_the_ring(event: dict[str, Any]) -> bool:
+    return event["class"] == "loss" and str(event["loss"]["source"]).startswith("kernel.")
 
 
 def _reached(arena: "Arena") -> bool:
