@@ -5,6 +5,7 @@ strings, not a boolean and a number. Only plain data can come out: no tags, no P
 """
 
 import re
+import stat
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -154,14 +155,22 @@ class _Builder:
         self.problems.append(ConfigError(self.file, line, message, "write plain YAML values"))
 
 
-def read(file: Path) -> Document:
-    """The document in a file; an empty file gives an empty mapping. Raises ConfigErrors."""
+def read(file: Path, *, only_regular: bool = False) -> Document:
+    """The document in a file; an empty file gives an empty mapping. Raises ConfigErrors.
+
+    `only_regular`: a pipe, device or socket is a problem; reading one may wait for ever.
+    """
     try:
-        if file.stat().st_size > MAX_BYTES:
+        if only_regular and not stat.S_ISREG(file.stat().st_mode):
+            mend = "remove it, or put a file of YAML in its place"
+            raise ConfigErrors([ConfigError(file, 0, "not a regular file", mend)])
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise ConfigErrors(
                 [ConfigError(file, 0, f"the file is over {MAX_BYTES >> 20} MiB", "split it")]
             )
-        text = file.read_bytes().decode("utf-8")
+        text = data.decode("utf-8")
     except OSError as error:
         mend = "make the file readable by agentd, or remove it"
         raise ConfigErrors(

@@ -33,10 +33,13 @@ class _Collector:
         self.problems: list[ConfigError] = []
         self._workload_sources: dict[str, tuple[int, Source]] = {}
 
-    def add(self, file: Path, directory: int) -> None:
-        """Everything in one file; `directory` is the position of its directory in the list."""
+    def add(self, file: Path, directory: int, *, named: bool) -> None:
+        """Everything in one file; `directory` is the position of its directory in the list.
+
+        `named`: the list has the file itself, which may then be a pipe.
+        """
         try:
-            document = yamldoc.read(file)
+            document = yamldoc.read(file, only_regular=not named)
         except ConfigErrors as errors:
             self.problems.extend(errors.errors)
             return
@@ -131,7 +134,7 @@ class _Collector:
         found: set[str] = set()
         for file in itertools.chain.from_iterable(map(rule_files, self._beside)):
             with contextlib.suppress(ConfigErrors):
-                data = yamldoc.read(file).data
+                data = yamldoc.read(file, only_regular=True).data
                 rules = data.get("rules") if isinstance(data, dict) else None
                 found |= {str(rule.get("id")) for rule in rules or () if isinstance(rule, dict)}
         return found
@@ -151,7 +154,8 @@ def load(
 ) -> Policy:
     """All `*.yaml` and `*.yml` of the directories, in the order of their names.
 
-    A path may also be one file; what does not exist is skipped. Rule ids are unique over all files.
+    A path may also be one file, or a pipe; what does not exist is skipped. Rule ids are unique over
+    all files.
     A host's own file can change what is shipped: a workload replaces one of the same name from an
     earlier directory, and `disable:` switches off rules of any file read before. It may also name
     rules of the files `beside`, which are not loaded: for a check of some files by themselves.
@@ -162,7 +166,7 @@ def load(
     collector = _Collector(defaults, beside)
     for position, directory in enumerate(directories):
         for file in rule_files(directory):
-            collector.add(file, position)
+            collector.add(file, position, named=file == directory)
     if collector.problems:
         raise ConfigErrors(collector.problems)
     return collector.policy

@@ -124,6 +124,19 @@ def test_bad_file_leaves_the_last_good_set(start_daemon: StartDaemon, tmp_path: 
     wait_until(lambda: loaded(daemon) == 2, 2.0, "mended")
 
 
+def test_a_pipe_among_the_files_is_rejected_at_once(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(rules={"w.yaml": workload("tested")})
+    pipe = daemon.rules_dir / "x.yaml"
+    os.mkfifo(pipe)
+    rejected = daemon.wait_for(lambda event: event["class"] == "policy.rejected", 3.0)
+    assert rejected["policy"]["problems"][0].startswith(f"{pipe}: not a regular file; remove it")
+    answer = daemon.request("reload")
+    assert answer["problems"]
+    assert answer["workloads"] == 1
+    pipe.unlink()
+    wait_until(lambda: loaded(daemon) == 2, 2.0, "mended")
+
+
 def test_reload_by_command_and_by_signal(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(rules={"w.yaml": workload("tested")})
     os.kill(daemon.pid, signal.SIGHUP)

@@ -1,6 +1,7 @@
 """Loading: every problem with its file, line and mend; the last good set; changes on disk."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,39 @@ def test_a_path_may_be_one_file_and_sources_are_known(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD)
     policy = load([tmp_path / "a.yaml"])
     assert str(policy.sources["good"]) == f"{tmp_path}/a.yaml:2"
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_pipe_among_the_files_is_a_problem_and_is_not_read(
+    tmp_path: Path, *, through_a_link: bool
+) -> None:
+    """Nobody writes to it: whoever opened it would wait for ever."""
+    pipe = tmp_path / ("pipe" if through_a_link else "x.yaml")
+    os.mkfifo(pipe)
+    if through_a_link:
+        (tmp_path / "x.yaml").symlink_to(pipe)
+    (tmp_path / "device.yml").symlink_to("/dev/zero")
+    expected = "not a regular file; remove it, or put a file of YAML in its place"
+    with pytest.raises(ConfigErrors) as caught:
+        load([tmp_path])
+    assert [str(error) for error in caught.value.errors] == [
+        f"{tmp_path}/device.yml: {expected}",
+        f"{tmp_path}/x.yaml: {expected}",
+    ]
+
+
+def test_a_pipe_that_is_named_is_read_to_its_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "x"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(GOOD,), daemon=True)
+    writer.start()
+    assert [rule.id for rule in load([pipe]).rules] == ["good"]
+    writer.join()
+
+
+def test_a_device_that_never_ends_is_too_large() -> None:
+    with pytest.raises(ConfigErrors, match="over 4 MiB"):
+        load([Path("/dev/zero")])
 
 
 def test_fingerprint_changes_with_every_edit(tmp_path: Path) -> None:
