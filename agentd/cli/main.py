@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -33,6 +34,10 @@ _COMMANDS = {
     "doctor": ("doctor", "doctor", "Say what this kernel can do, and why."),
     "completion": ("completion", "completion", "Print a shell completion script."),
 }
+
+
+# A full disk or quota, a terminal that has gone, a descriptor that is only for reading.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 class LazyGroup(click.Group):
@@ -76,19 +81,33 @@ class LazyGroup(click.Group):
             ctx.exit(130)
         except BrokenPipeError:
             # The reader went away (`agentd watch | head`); keep the interpreter's last flush quiet.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _silence(sys.stdout)
             ctx.exit(Exit.OK)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and end the process; also `--help` and complaints may find no place to go."""
+        try:
+            return super().main(*args, **kwargs)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            # What cannot be written to a stream has no file name.
+            if error.filename is not None or error.errno not in _UNWRITABLE:
                 raise
-            _complain("the output cannot be written: no space is left where it goes")
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(Exit.FAILED)
+            _complain(f"the output cannot be written: {os.strerror(error.errno)}")
+            _silence(sys.stdout)
+            sys.exit(Exit.FAILED)
 
 
 def _complain(message: str) -> None:
-    for line in message.splitlines():
-        click.echo(f"agentd: {clean(line)}", err=True)
+    try:
+        for line in message.splitlines():
+            click.echo(f"agentd: {clean(line)}", err=True)
+    except OSError:  # the exit code still says it
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """What is still in the stream's buffer goes nowhere when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -120,6 +120,33 @@ def test_output_that_goes_nowhere_is_no_fault_of_the_command(
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "redirections", "exit_code", "lines"),
+    [
+        ("--help", ">/dev/full", Exit.FAILED, 1),
+        ("--version", ">/dev/full", Exit.FAILED, 1),
+        ("run --help", ">/dev/full", Exit.FAILED, 1),
+        ("rules check --help", "1</dev/null", Exit.FAILED, 1),
+        ("--help", ">/dev/full 2>/dev/full", Exit.FAILED, 0),
+        ("--help", ">&- 2>&-", Exit.OK, 0),
+        ("status", "2>/dev/full", Exit.UNAVAILABLE, 0),
+        ("status", ">&- 2>&-", Exit.UNAVAILABLE, 0),
+        ("no-such-command", "2>/dev/full", Exit.FAILED, 0),
+    ],
+)
+def test_help_and_complaints_that_cannot_be_written(
+    tmp_path: Path, words: str, redirections: str, exit_code: Exit, lines: int
+) -> None:
+    command = [sys.executable, "-m", "agentd", "--socket", str(tmp_path / "none" / "s")]
+    script = f'exec "$@" {redirections}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *command, *words.split()], capture_output=True, check=False
+    )
+    assert done.returncode == exit_code
+    assert done.stderr.count(b"\n") == lines, done.stderr
+    assert not lines or done.stderr.startswith(b"agentd: the output cannot be written: ")
+
+
 def test_refusal_ends_with_77_in_one_clean_line(agentd: Agentd, server: ControlServer) -> None:
     server.answers["approve"] = {"ok": False, "error": "inside \x1b[1mci-bot", "code": "denied"}
     result = agentd("approve", "h-7")
