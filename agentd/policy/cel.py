@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from agentd.policy import extensions
+from agentd.policy.cel_calls import FORMS, LITERAL, blank, calls, wrong
 from agentd.policy.regexes import Regex
 from agentd.spelling import nearest
 
@@ -17,29 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 VARIABLES = frozenset({"event", "session", "workload", "task"})
-# fmt: off
-FUNCTIONS = frozenset([
-    "bytes", "contains", "double", "duration", "dyn", "endsWith", "getDate", "getDayOfMonth",
-    "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes",
-    "getMonth", "getSeconds", "has", "int", "matches", "size", "startsWith", "string", "timestamp",
-    "type", "uint",
-])
-# fmt: on
 MAX_SOURCE = 2000  # the library's parser recurses: a longer one could exhaust the stack
 SESSION_FIELDS = frozenset({"id", "workload", "posture", "labels"})
 WORKLOAD_FIELDS = frozenset({"name"})
 TASK_FIELDS = frozenset({"objective", "requester", "expires"})
 FIELDS = {"session": SESSION_FIELDS, "workload": WORKLOAD_FIELDS, "task": TASK_FIELDS}
 
-_STRING = re.compile(
-    r"""[rRbB]{0,2}(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
-    r"|//[^\n]*",
-    re.DOTALL,
-)
 _BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _HAS_LABEL = re.compile(r"(?<![\w.])session\s*\.\s*has\s*\(")
 _MATCHES = re.compile(r"\bmatches\s*\(")
 _USE = re.compile(r"(?<![\w.])(event|session|workload|task)\b(?:\s*\.\s*([A-Za-z_]\w*))?")
+_EVENT_FIELD = re.compile(r"(?<![\w.])event\s*\.\s*((?:process\s*\.\s*)?[A-Za-z_]\w*)\b(?!\s*\()")
+_NO_OVERLOAD = "Undefined variable or function: "
+_MEND = "CEL converts no types: write int(x), double(x) or string(x), and compare"
+_SAMPLE: dict[str, dict[str, Any] | None] = {
+    "session": {"id": "s-1", "workload": "w", "posture": "enforce", "labels": ["read:secret"]},
+    "workload": {"name": "w"},
+    "task": {"objective": "o", "requester": "r", "expires": "2026-11-23T18:00:00Z"},
+}
 _POSITION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 
 
@@ -111,8 +107,9 @@ class Condition:
         if len(source) > MAX_SOURCE:
             raise CelError(f"an expression over {MAX_SOURCE} characters", "split the rule")
         checked = _compile(source)
-        bare = _STRING.sub(lambda match: " " * len(match.group()), source)
+        bare = blank(source)
         bound = set(_BOUND.findall(bare))
+        _check_calls(source)
         _check_names(source, checked, bound)
         _check_patterns(source, bare)
         self._fields = _used_fields(bare, bound)
@@ -122,6 +119,21 @@ class Condition:
         """Whether it depends on what the session has done."""
         rewritten = _outside_strings(source, _HAS_LABEL, "session_has(")
         self._program = _cel.compile(_outside_strings(rewritten, _MATCHES, "pattern_found("))
+        if all(name != "event" for name, _ in self._fields):
+            self._try()
+
+    def _try(self) -> None:
+        """With what sessions have, which is always of the same types. Raises CelError."""
+        try:
+            self.holds(Scope(), {}, _SAMPLE)
+        except TypeError as error:
+            why = str(error).partition(". ")[0]
+            raise CelError(f"{self.source!r} cannot be evaluated: {why}", _MEND) from error
+        except Exception as error:
+            if str(error).startswith(_NO_OVERLOAD):
+                name = str(error).split("'")[1]
+                message = f"{self.source!r}: {name!r} is called on a value of another type"
+                raise CelError(message, _forms(name)) from error
 
     def holds(
         self, scope: Scope, event: dict[str, Any], variables: dict[str, dict[str, Any] | None]
@@ -159,19 +171,39 @@ def _compile(source: str) -> _Program:
         ) from error
 
 
+def _check_calls(source: str) -> None:
+    for call in calls(source):
+        if wrong(call):
+            problem = f"is not how {call.name!r} is called"
+        elif call.constant:
+            try:
+                _cel.compile(call.text).execute(_cel.Context())
+                continue
+            except Exception:  # noqa: BLE001 (the library raises nearly any kind)
+                problem = "has no value"
+        else:
+            continue
+        where = f"{call.text!r} at {_place(source, call.start)}"
+        raise CelError(f"{source!r}: {where} {problem}", _forms(call.name))
+
+
+def _forms(name: str) -> str:
+    return f"write {' or '.join(FORMS.get(name, ['another function']))}"
+
+
 def _check_names(source: str, program: _Program, bound: set[str]) -> None:
     for name in program.variables():
         if name not in VARIABLES and name not in bound:
             raise CelError(
-                f"{source!r}: unknown variable {name!r} at column {_column(source, name)}",
+                f"{source!r}: unknown variable {name!r} at {_place_of(source, name)}",
                 nearest(name, sorted(VARIABLES)),
             )
     functions = program.functions()
     for name in functions:
-        if name[0].isalpha() and name not in FUNCTIONS:
+        if name[0].isalpha() and name not in FORMS:
             raise CelError(
-                f"{source!r}: unknown function {name!r} at column {_column(source, name)}",
-                nearest(name, sorted(FUNCTIONS)),
+                f"{source!r}: unknown function {name!r} at {_place_of(source, name)}",
+                nearest(name, sorted(FORMS)),
             )
 
 
@@ -179,16 +211,32 @@ def _check_patterns(source: str, bare: str) -> None:
     """What stands in `matches("...")`; a pattern that is put together is known at its use only."""
     for call in _MATCHES.finditer(bare):
         start = call.end() + len(source[call.end() :]) - len(source[call.end() :].lstrip())
-        literal = _STRING.match(source, start)
+        literal = LITERAL.match(source, start)
         if literal is not None and source[literal.end() :].lstrip().startswith(")"):
             pattern = _cel.compile(literal.group()).execute(_cel.Context())
             if isinstance(pattern, str):
                 Regex(pattern, dot_all=False)
 
 
-def _column(source: str, name: str) -> int:
-    found = re.search(rf"\b{re.escape(name)}\b", source)
-    return found.start() + 1 if found else 1
+def _place(source: str, position: int) -> str:
+    """Where that is, as people count."""
+    before = source[:position]
+    column = f"column {position - before.rfind(chr(10))}"
+    line = before.count("\n") + 1
+    return column if line == 1 else f"line {line}, {column}"
+
+
+def _place_of(source: str, name: str) -> str:
+    found = re.search(rf"\b{re.escape(name)}\b", blank(source))
+    return _place(source, found.start() if found else 0)
+
+
+def event_fields(source: str) -> list[str]:
+    """The fields of `event` that an expression names with a dot; `process.exe` is one, too."""
+    bare = blank(source)
+    if "event" in _BOUND.findall(bare):
+        return []
+    return ["".join(found.split()) for found in _EVENT_FIELD.findall(bare)]
 
 
 def _used_fields(bare: str, bound: set[str]) -> list[tuple[str, tuple[str, ...] | None]]:
@@ -215,7 +263,7 @@ def _outside_strings(source: str, pattern: re.Pattern[str], replacement: str) ->
     """Replace a pattern everywhere but in string literals and comments."""
     parts: list[str] = []
     position = 0
-    for literal in _STRING.finditer(source):
+    for literal in LITERAL.finditer(source):
         parts.append(pattern.sub(replacement, source[position : literal.start()]))
         parts.append(literal.group())
         position = literal.end()

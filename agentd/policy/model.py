@@ -31,6 +31,7 @@ from agentd.policy.rules import (
     SocketFamily,
 )
 from agentd.policy.side import KINDS, signal_number
+from agentd.spelling import nearest
 
 RULE_ID = r"^[a-z0-9][a-z0-9-]{0,62}$"
 LABEL = r"^[a-z0-9][a-z0-9:._-]{0,63}$"
@@ -50,6 +51,29 @@ MATCH_FIELDS: dict[str, frozenset[str]] = {
     "network.socket": frozenset({"family"}),
 }
 """By kind of event; where that is not listed, by its first part."""
+
+_PROCESS = frozenset(
+    {"process"}
+    | {
+        f"process.{field}"
+        for field in ("pid", "start", "ppid", "uid", "exe", "argv", "comm", "ancestry")
+    }
+)
+EVENT_FIELDS: dict[str, frozenset[str]] = {
+    "mcp": frozenset({"method", "tool", "server", "arguments", "params", "result", "direction"})
+    | {"error", "is_error", "anomalies"},
+    "file": _PROCESS | {"path", "to", "access", "op"},
+    "process": _PROCESS | {"exe", "filename", "argv"},
+    "network": _PROCESS
+    | {"family", "protocol", "address", "port", "path", "given", "direction", "error"},
+    "process.trace": _PROCESS | {"exe", "pid", "access"},
+    "process.signal": _PROCESS | {"exe", "pid", "signal"},
+    "process.namespace": _PROCESS | {"kind", "types"},
+    "system.mount": _PROCESS | {"kind", "path"},
+    "system.bpf": _PROCESS | {"command"},
+    "network.socket": _PROCESS | {"family", "type", "protocol", "error"},
+}
+"""What a condition can ask of `event`, by kind of event as in MATCH_FIELDS."""
 
 
 class MendError(ValueError):
@@ -264,6 +288,11 @@ def problems(rule: RuleModel) -> Iterator[Problem]:
             f"{name.rstrip('_')!r} means nothing for {rule.on}",
             f"{rule.on} can match {shown}",
         )
+    known = EVENT_FIELDS.get(rule.on) or EVENT_FIELDS[rule.family]
+    for name in cel.event_fields(rule.when or ""):
+        if name not in known:
+            message = f"when: the event of {rule.on} has no field {name!r}"
+            yield ("when",), message, nearest(name, sorted(known))
     if rule.kill is not None and rule.action != "kill":
         yield ("kill",), "'kill' needs 'action: kill'", "remove it or change the action"
     if rule.approve is not None and rule.action != "hold":

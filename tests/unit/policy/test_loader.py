@@ -54,6 +54,24 @@ RULE = "rules:\n  - id: a\n    on: {on}\n    action: {action}\n    {more}\n"
             "a.yaml:5: 'cidr' means nothing for mcp.request; mcp.request can match arguments,",
         ),
         (
+            "mcp.request",
+            "deny",
+            'when: \'session.has("a", "b")\'',
+            'a.yaml:5: when: \'session.has("a", "b")\': \'has("a", "b")\' at column 9 is not how',
+        ),
+        (
+            "mcp.tool_call",
+            "deny",
+            "when: event.tol == 'x'",
+            "a.yaml:5: when: the event of mcp.tool_call has no field 'tol'; did you mean 'tool'?",
+        ),
+        (
+            "process.exec",
+            "deny",
+            "when: has(event.process . exec)",
+            "a.yaml:5: when: the event of process.exec has no field 'process.exec'; did you",
+        ),
+        (
             "network.connect",
             "deny",
             "match: {cidr: 10.0.0.1/8}",
