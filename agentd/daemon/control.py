@@ -13,6 +13,7 @@ import orjson
 
 from agentd.daemon.report import Reporter
 from agentd.errors import AgentdError
+from agentd.events.model import dumps
 from agentd.kernel.maps import KernelMaps
 from agentd.workloads.procfs import read_stat
 
@@ -240,7 +241,7 @@ class Control:
 
 
 def _line(answer: dict[str, Any]) -> bytes:
-    return orjson.dumps(answer, default=str) + b"\n"
+    return dumps(answer) + b"\n"  # what is held is in the agent's own words
 
 
 def _error(code: str, text: str) -> dict[str, Any]:

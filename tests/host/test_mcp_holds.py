@@ -193,6 +193,24 @@ def test_approved_and_denied_by_a_person(
         assert decision["hold_id"] == waiting["id"]
 
 
+def test_a_held_call_that_json_cannot_carry_is_listed(
+    daemon: Daemon, client: StdioClient, tmp_path: Path
+) -> None:
+    """And ends no engine: with that, what is held would be let go unasked."""
+    engine = daemon.engine()
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    path = tmp_path / "held-odd"
+    client.send_raw(line("odd", path, half="\ud800", huge=1 << 70, deep=deep))
+    (waiting,) = held(daemon)
+    assert waiting["subject"]["mcp"]["arguments"]["half"] == "?"
+    daemon.request("deny", id=waiting["id"])
+    assert refused(client.read(), "ask")
+    assert not path.exists()
+    assert daemon.engine() == engine
+
+
 @pytest.mark.parametrize("on_timeout", ["allow", "deny", "kill"])
 def test_timeout(daemon: Daemon, client: StdioClient, tmp_path: Path, on_timeout: str) -> None:
     path = tmp_path / f"late-{on_timeout}"

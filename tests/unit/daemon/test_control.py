@@ -24,7 +24,7 @@ class NoSessions:
 
 
 class Server:
-    """A control socket with two operations, `now` and `later`, and a client of it."""
+    """A control socket with operations `now`, `later` and `hostile`, and a client of it."""
 
     def __init__(self, path: Path) -> None:
         listener = socket.socket(socket.AF_UNIX)
@@ -32,7 +32,7 @@ class Server:
         listener.listen()
         kernel, reporter = cast("KernelMaps", NoSessions()), cast("Reporter", None)
         self.control = Control(listener, "agentd", kernel, reporter)
-        self.control.handlers |= {"now": self._now, "later": self._later}
+        self.control.handlers |= {"now": self._now, "later": self._later, "hostile": self._hostile}
         self.waiting: list[Peer] = []
         self.client = socket.socket(socket.AF_UNIX)
         self.client.connect(str(path))
@@ -44,6 +44,12 @@ class Server:
 
     def _now(self, _peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
         return {"number": request["number"]}
+
+    def _hostile(self, _peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
+        deep: list[Any] = []
+        for _ in range(500):
+            deep = [deep]
+        return {"text": "a\ud800", "number": 1 << 70, "deep": deep}
 
     def _later(self, peer: Peer, _request: dict[str, Any]) -> None:
         self.waiting.append(peer)
@@ -121,3 +127,11 @@ def test_a_request_without_end_is_not_kept(server: Server) -> None:
     while server.control.serve(server.fd, readable=True, writable=False):
         server.client.sendall(b"x" * (1 << 16))
     assert not server.control.has(server.fd)
+
+
+def test_what_json_cannot_carry_ends_nothing(server: Server) -> None:
+    """A held call is listed in the agent's own words."""
+    server.ask({"op": "hostile"}, {"op": "now", "number": 1})
+    answer = server.heard()
+    assert (answer["ok"], answer["text"], answer["number"]) == (True, "a?", str(1 << 70))
+    assert server.heard() == {"ok": True, "number": 1}
