@@ -3,12 +3,12 @@
 A set of rules that does not load changes nothing: the last good one stays, and says so.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from agentd.daemon.log import log
 from agentd.daemon.netrules import Numbers, socket_rules
 from agentd.daemon.ownplaces import own_inodes
 from agentd.daemon.report import Reporter
@@ -175,9 +175,9 @@ class PolicyInForce:
         if not self._opens_at_return:
             self.look_at_opens(at_return=False)
         for note in plan.notes:
-            _say(f"rule {note.rule_id}: {note.text}")
+            log(f"rule {note.rule_id}: {note.text}")
         for text in self.selectors.problems:
-            _say(text)
+            log(text)
         problems = [{"rule": note.rule_id, "text": note.text} for note in plan.notes]
         problems += [{"text": text} for text in self.selectors.problems]
         self._generation += 1
@@ -204,8 +204,8 @@ class PolicyInForce:
     def reject(self, problems: list[str]) -> dict[str, Any]:
         """Reports what is wrong with the rules that were read; the answer to `reload`."""
         for text in problems:
-            _say(text)
-        _say("these rules are rejected; the last good ones stay in force")
+            log(text)
+        log("these rules are rejected; the last good ones stay in force")
         self._reporter.daemon_event("policy.rejected", {"policy": {"problems": problems}})
         return self._answer(problems)
 
@@ -336,7 +336,7 @@ class PolicyInForce:
             asks=self._sockets,
         )
         if found.left_out:
-            _say(f"workload {workload}: {found.left_out}")
+            log(f"workload {workload}: {found.left_out}")
         return found.rules
 
     def _answer(self, problems: list[str]) -> dict[str, Any]:
@@ -363,8 +363,3 @@ class PolicyInForce:
         self._kernel.set_settings(flags, self._kernel.generation() + 1, self._patience_us)
         for workload in self._prepared & self._policy.workloads.keys():
             self.prepare(workload)
-
-
-def _say(text: str) -> None:
-    """To the daemon's standard error, which is the system's log under systemd."""
-    print(f"agentd: {text}", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from agentd.daemon.inforce import PolicyInForce, compile_policy
 from agentd.daemon.keeping import open_journal
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.loading import Loading
+from agentd.daemon.log import log
 from agentd.daemon.messages import Messages
 from agentd.daemon.operations import Operations
 from agentd.daemon.ownplaces import own_places
@@ -360,11 +361,6 @@ class Engine:
                 raise
             log(f"{error}. No session runs yet, so it is written anew")
             return {}
-
-
-def log(text: str) -> None:
-    """To the supervisor's standard error, which is the system's log under systemd."""
-    print(f"agentd: {text}", file=sys.stderr, flush=True)
 
 
 def main(

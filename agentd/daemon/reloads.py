@@ -4,13 +4,13 @@ The loop goes on judging by the last good rules until the new ones are there as 
 compiled in one of its turns and put in force in the next, so that calls wait for either, not both.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agentd.daemon.inforce import CompiledPolicy, PolicyInForce, compile_policy
 from agentd.daemon.loading import Loading
+from agentd.daemon.log import log
 from agentd.daemon.settings import Loaded, read_loaded
 from agentd.errors import AgentdError
 from agentd.policy.files import fingerprint
@@ -116,11 +116,7 @@ class Reloads:
         changed = sorted(key for key in config.keys() - _NOW if config[key] != before.get(key))
         if changed:
             names = ", ".join(changed)
-            print(
-                f"agentd: the configuration has changed ({names}); restart agentd to use it",
-                file=sys.stderr,
-                flush=True,
-            )
+            log(f"the configuration has changed ({names}); restart agentd to use it")
 
 
 def _existing(directories: list[Path]) -> set[Path]:

@@ -12,13 +12,13 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from agentd.daemon import channel, spawn
 from agentd.daemon.child import PATIENT, Child
+from agentd.daemon.log import log
 from agentd.daemon.standin import StandIn
 from agentd.daemon.watchdog import Watchdog
 from agentd.errors import AgentdError
@@ -190,9 +190,9 @@ class Supervisor:
             self._sensor.load(pins.open_maps() if self._adopted else {})
         self._sensor.enforce(self._config["tier"])
         for what, why in self._sensor.enforcer.refusals.items():
-            _log(f"{what}: {why}")
+            log(f"{what}: {why}")
         if self._sensor.enforcer.tier != OBSERVE and self._sensor.syscalls.refusal:
-            _log(f"every system call is slower in a session: {self._sensor.syscalls.refusal}")
+            log(f"every system call is slower in a session: {self._sensor.syscalls.refusal}")
         self._heartbeat = Heartbeat(self._sensor.maps["enforcing"], SUPERVISOR)
         self._heartbeat.beat()
         guarded = self._sensor.maps.get("guarded")
@@ -222,7 +222,7 @@ class Supervisor:
         self._engine.is_ready()
         self._watchdog = Watchdog(self._heartbeat.last)
         if not self._ever_ready and "--foreground" not in self._engine_arguments:
-            _log("READY")  # in the foreground the engine's own first line says so
+            log("READY")  # in the foreground the engine's own first line says so
         self._ever_ready = True
         address = os.environ.get("NOTIFY_SOCKET")
         if address:
@@ -234,7 +234,7 @@ class Supervisor:
 
     def _engine_hangs(self) -> None:
         """Killed, it judges nothing from here on, even if a dead disk keeps it from ending."""
-        _log("engine has not answered for 10 s and is killed: is its disk full or slow?")
+        log("engine has not answered for 10 s and is killed: is its disk full or slow?")
         self._engine.kill()
         self._engine_ready = False
         self._watchdog = None
@@ -247,9 +247,7 @@ class Supervisor:
             self._channel.close()
             self._channel = None
         if not self._stopping and self._ever_ready:
-            _log(
-                f"engine ended with status {status}; its held calls are released, a new one starts"
-            )
+            log(f"engine ended with status {status}; its held calls are released, a new one starts")
 
     def _publisher_wanted(self) -> bool:
         return bool(self._config.get("nats", {}).get("servers"))
@@ -272,7 +270,7 @@ class Supervisor:
 
     def _publisher_gone(self, status: int | None) -> None:
         if status is not None and not self._stopping and not self._publisher.repeats:
-            _log(f"publisher ended with status {status}; events wait in the journal")
+            log(f"publisher ended with status {status}; events wait in the journal")
 
     def _shut_down(self) -> None:
         self._stopping = True
@@ -304,14 +302,10 @@ def _lock(directory: Path, mode: int, name: str) -> int:
     return lock
 
 
-def _log(text: str) -> None:
-    print(f"agentd: {text}", file=sys.stderr, flush=True)
-
-
 def main(config_path: str | None, rules: list[str], foreground: bool) -> int:
     """Runs the daemon until SIGTERM or SIGINT. Returns the exit code (78: bad configuration)."""
     if os.geteuid() != 0:
-        _log("the daemon must run as root: it loads eBPF programs")
+        log("the daemon must run as root: it loads eBPF programs")
         return 77
     arguments = [f"--rules={directory}" for directory in rules]
     if config_path:
@@ -321,8 +315,8 @@ def main(config_path: str | None, rules: list[str], foreground: bool) -> int:
     try:
         return Supervisor(arguments).run()
     except KernelError as error:
-        _log(f"{error}\nagentd: `agentd doctor` says what this kernel allows")
+        log(f"{error}\nagentd: `agentd doctor` says what this kernel allows")
         return EXIT_FAILED
     except AgentdError as error:
-        _log(str(error))
+        log(str(error))
         return EXIT_FAILED

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,25 @@ def test_a_pipe_among_the_files_is_rejected_at_once(start_daemon: StartDaemon) -
     assert answer["workloads"] == 1
     pipe.unlink()
     wait_until(lambda: loaded(daemon) == 2, 2.0, "mended")
+
+
+class OnAFullDisk(Daemon):
+    """A daemon whose log takes no byte."""
+
+    def begin(self) -> None:
+        self.log.touch()
+        with Path("/dev/full").open("wb") as full:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=full, stderr=full
+            )
+
+
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+    with OnAFullDisk(tmp_path, {"w.yaml": workload("tested")}) as daemon:
+        engine = daemon.engine()
+        (daemon.rules_dir / "bad.yaml").write_text("rules: 1\n")
+        assert daemon.request("reload")["problems"]
+        assert daemon.engine() == engine
 
 
 def test_reload_by_command_and_by_signal(start_daemon: StartDaemon) -> None:
