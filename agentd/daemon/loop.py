@@ -149,7 +149,11 @@ class Engine:
             writes,
             self._settings.hold_linger_us,
         )
-        self._dispatch.beat, self._journal.between = self._heartbeat.beat, self._dispatch.glance
+        self._dispatch.beat, messages.beat, self._journal.between = (
+            self._heartbeat.beat,
+            self._heartbeat.beat,
+            self._dispatch.glance,
+        )
         listener = socket.socket(fileno=listener_fd)
         self._control = Control(
             listener, self._settings.control_group, self._kernel, self._reporter

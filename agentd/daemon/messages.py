@@ -11,7 +11,14 @@ from typing import Any
 from agentd.daemon.channels import Channel, Channels
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
-from agentd.daemon.refusing import Held, breaks_unseen, denied_lines, lengthen, refuse
+from agentd.daemon.refusing import (
+    OVER_LIMIT,
+    Held,
+    breaks_unseen,
+    denied_lines,
+    lengthen,
+    refuse,
+)
 from agentd.daemon.report import Reporter
 from agentd.daemon.transcript import Judged, Transcript
 from agentd.daemon.verdicts import Verdicts, waiting_call
@@ -25,7 +32,7 @@ from agentd.mcp import jsonrpc
 from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
 from agentd.mcp.stream import Line, MessageStream
-from agentd.policy.evaluator import SessionView
+from agentd.policy.evaluator import Decision, SessionView
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.procfs import current_key
 from agentd.workloads.sessions import Session
@@ -73,6 +80,7 @@ class Messages:
         self._transcript = Transcript(reporter)
         self._untold: deque[tuple[Held, int]] = deque()
         self.catch_up: Callable[[], None] = lambda: None
+        self.beat: Callable[[], None] = lambda: None
 
     def on_data(  # noqa: PLR0917 (the fields of a record)
         self,
@@ -119,13 +127,15 @@ class Messages:
         if inside != bool(channel.stream.framer.pending_size) or channel.role == "client":
             self.catch_up()  # what was read before was not held; nor what this answers
         stream = channel.resume(lost=bool(hold.access & DATA_LOST), inside=inside)
-        unseen = 0
+        unseen, too_long = 0, stream.framer.oversized
         if not stream.framer.synced:
             unseen = data.find(b"\n") if b"\n" in data else len(data)
         view = _UpToDate(session, self.catch_up)
-        judged = self.judge(channel, stream, session, info, data, hold.time_ns, view)
+        judged = self.judge(channel, stream, session, info, data, hold.time_ns, view, held=True)
         if not stream.framer.synced:
             unseen = len(data)
+        elif stream.framer.oversized != too_long:
+            unseen = data.rfind(b"\n")
         self.settle(Held(hold, session, info, channel, pieces, data, unseen, judged))
 
     def settle(self, held: Held) -> None:
@@ -147,26 +157,33 @@ class Messages:
         data: bytes,
         time_ns: int,
         view: SessionView | None = None,
+        *,
+        held: bool = False,
     ) -> list[Judged]:
         """What policy says of the messages that `data` completes; marks are set.
 
-        `view`: what conditions see instead of the session itself.
+        `view`: what conditions see instead of the session itself. `held`: what cannot be judged can
+        be refused.
         """
         judged = []
         for line in stream.feed(data):
             known = False
+            self.beat()  # many small ones take long, too
             for index, message in enumerate(line.messages):
                 self._channels.learn(channel, message)
                 if not channel.is_mcp:
                     continue
                 known = True
                 seen = channel.conversation.observe(message, channel.role or "server", time_ns)
-                decision = self._policy.evaluator.evaluate(
-                    f"mcp.{message.kind}",
-                    session.workload,
-                    self._subject(channel, message, seen),
-                    view or session,
-                )
+                if held and jsonrpc.OVER_LIMIT in message.anomalies:
+                    decision: Decision | None = OVER_LIMIT
+                else:
+                    decision = self._policy.evaluator.evaluate(
+                        f"mcp.{message.kind}",
+                        session.workload,
+                        self._subject(channel, message, seen),
+                        view or session,
+                    )
                 if decision and decision.marks:
                     self._verdicts.mark(session, decision)
                 each = Judged(line, index, message, seen, decision)
@@ -324,7 +341,10 @@ class Messages:
         lines = []
         for judged in unanswered:
             decision = judged.decision
-            if judged.message.kind == "request" and decision is not None:
+            asks = judged.message.kind == "request" or (
+                decision is OVER_LIMIT and judged.message.id is not None
+            )
+            if asks and decision is not None:
                 with contextlib.suppress(TypeError):  # an id of no JSON type, or too large
                     lines.append(
                         answers.error_line(judged.message.id, decision.rule, decision.reason)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from agentd.daemon.channels import Channel
 from agentd.daemon.transcript import UNREADABLE, Judged
@@ -11,8 +12,24 @@ from agentd.enforce.tail import deny_tail
 from agentd.kernel import memory
 from agentd.kernel.maps import HoldValue
 from agentd.mcp.stream import Line
+from agentd.policy.evaluator import Decision
 from agentd.workloads.identity import ProcessInfo
 from agentd.workloads.sessions import Session
+
+OVER_LIMIT: Final = Decision(
+    verdict="deny",
+    rule=UNREADABLE,
+    rules=[UNREADABLE],
+    reason="the message has too many values to be judged",
+    severity="high",
+    tags=[],
+    kill_scope=None,
+    timeout_s=None,
+    on_timeout=None,
+    marks=[],
+    errors=[],
+)
+"""On a held message that takes too long to read, whatever the rules say."""
 
 _REMAINS_END = b'"!"!\n'
 """Ends a line so that no parser takes it, in whatever state it is left."""

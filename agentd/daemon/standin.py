@@ -177,7 +177,10 @@ def refuse_in_place(hold: HoldValue, role: int, *, results: bool = False) -> Non
         if not index and hold.access & DATA_INSIDE:
             if breakable:
                 lines[index] = BREAKER * len(line)
-        elif any(message.kind in refused for message in jsonrpc.parse(line)):
+        elif any(
+            message.kind in refused or (breakable and jsonrpc.OVER_LIMIT in message.anomalies)
+            for message in jsonrpc.parse(line)
+        ):
             lines[index] = deny_line(line, RULE, REASON).data
     if breakable:
         rest = BREAKER * len(rest)

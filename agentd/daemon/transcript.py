@@ -1,6 +1,7 @@
 """MCP messages as events: what was said, by whom, and what became of it."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from agentd.daemon.channels import Channel
@@ -153,7 +154,10 @@ def shorten(value: Any, depth: int = 0) -> Any:
     if depth > _DEEPEST:
         return "..."
     if isinstance(value, dict):
-        return {str(key)[:256]: shorten(each, depth + 1) for key, each in value.items()}
+        short = {
+            str(key)[:256]: shorten(each, depth + 1) for key, each in islice(value.items(), 256)
+        }
+        return short if len(value) <= 256 else short | {"...": f"(+{len(value) - 256} members)"}
     if isinstance(value, list):
         cut = [shorten(each, depth + 1) for each in value[:256]]
         return cut if len(value) <= 256 else [*cut, f"...(+{len(value) - 256} items)"]

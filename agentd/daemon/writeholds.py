@@ -68,7 +68,9 @@ class WriteHolds:
         if channel.role == "server":  # from a client: not held any more
             self._let_go(hold)
             return
-        judged = self._messages.judge(channel, outgoing.stream, session, info, given, hold.time_ns)
+        judged = self._messages.judge(
+            channel, outgoing.stream, session, info, given, hold.time_ns, held=True
+        )
         held = Held(hold, session, info, channel, pieces, given, 0, judged)
         held.answer = partial(self._answer, held, outgoing, given)
         held.first = not again and not written.under_way

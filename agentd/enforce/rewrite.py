@@ -82,7 +82,7 @@ def _deny_batch(
     data = bytearray(body.replace(b"\r", b" ").replace(b"\n", b" "))
     spans = jsontext.elements(body, begin)
     wanted = range(len(spans)) if indexes is None else indexes
-    if not spans or any(not 0 <= index < len(spans) for index in wanted):
+    if not 0 < len(spans) <= jsonrpc.MOST or any(not 0 <= index < len(spans) for index in wanted):
         return Rewrite(blank(len(body)), "blank")
     worst: Level = "reason"
     for index in wanted:
@@ -119,7 +119,7 @@ def _sketch(body: bytes) -> bytes:
         return b"{}"
     message = messages[0]
     members = {"jsonrpc": "2.0", "id": message.id, "method": message.method}
-    if message.kind != "request":
+    if message.kind != "request" and jsonrpc.OVER_LIMIT not in message.anomalies:
         del members["method" if message.kind == "response" else "id"]
     if message.kind == "response":
         members["result"] = None

@@ -251,4 +251,7 @@ def _key(id_: Any) -> Hashable:
         return ("long", len(id_), hash(id_))
     if kind is float:
         return int(id_) if id_.is_integer() else id_
-    return (kind.__name__, repr(id_)[:_LONG_ID])
+    try:
+        return (kind.__name__, repr(id_)[:_LONG_ID])
+    except RecursionError:  # deeper than CPython can print
+        return (kind.__name__, "")

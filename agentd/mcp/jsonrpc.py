@@ -7,15 +7,34 @@ duplicate members, invalid UTF-8 and lone surrogates (Node and Python replace or
 (orjson stops at 1024, V8 does not), bare carriage returns (Python's universal newlines).
 """
 
+import contextlib
 import json
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
-from agentd.mcp import recovery
+from agentd.mcp import jsontext, recovery
 
 Kind = Literal["request", "response", "notification", "invalid"]
+
+MOST: Final = 1024
+"""Messages in a line, at most: elements of a batch, or parts between bare carriage returns."""
+
+OVER_LIMIT: Final = "over-limit"
+"""The anomaly of a line that would take too long to read: nobody knows what it asks for."""
+
+_ID = rb'"id"\s*:\s*(-?[0-9]{1,18}|"[^"\\]{0,200}")\s*'
+_FIRST_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + b"[,}]")
+_LAST_ID = re.compile(rb",\s*" + _ID + rb"\}\s*\Z")
+_ROOM_FOR_ID = 512
+_TRACES = (
+    b'"jsonrpc"',
+    b'tools/call"',
+    rb'tools\/call"',
+    *(rb"\u00%d" % row for row in (4, 5, 6, 7)),
+)
 
 _TOP = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _PARAMS = frozenset({"name", "arguments", "uri", "_meta", "cursor"})
@@ -34,7 +53,7 @@ class Message:
     `anomalies` name what a strict sender would not do: "batch", "bom", "stray-bytes", "bare-cr",
     "invalid-utf8", "lenient-json", "trailing-data", "too-deep", "duplicate-key",
     "case-variant-key", "not-jsonrpc", "invalid-id", "invalid-method", "mixed-members",
-    "positional-params", and, from the stream, "multi-line" and "no-newline".
+    "positional-params", "over-limit", and, from the stream, "multi-line" and "no-newline".
     """
 
     kind: Kind
@@ -50,18 +69,41 @@ def parse(raw: bytes) -> list[Message]:
     """Messages of one line (without its newline): one, or those of a batch. Raises nothing.
 
     Text that is not JSON, and JSON that is neither object nor array, gives []. Of a line with
-    bare carriage returns, the parts between them are read as well as the whole.
+    bare carriage returns, the parts between them are read as well as the whole. A line that would
+    take too long gives one message, `over_limit`.
     """
+    if jsontext.is_heavy(raw) or raw.count(b"\r") > MOST:
+        return [over_limit(raw)]
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         recovered = recovery.recover(raw)
+        if recovered and recovered.value is None:
+            return [over_limit(raw)]
         found = _of(raw, recovered.value, recovered.anomalies) if recovered else []
     else:
         found = _of(raw, value, ())
     if b"\r" in raw:
         found += _between_returns(raw)
     return found
+
+
+def over_limit(raw: bytes) -> Message:
+    """What is told of a line that is not read.
+
+    Its id, where that is the first member or the last, as clients write it; and "not-jsonrpc" if
+    nothing in it looks like a message of MCP.
+    """
+    found = _FIRST_ID.match(raw[:_ROOM_FOR_ID]) or _LAST_ID.search(raw[-_ROOM_FOR_ID:])
+    id_ = None
+    if found:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            id_ = orjson.loads(found[1])
+    lower = raw.lower()
+    shown = any(trace in lower for trace in _TRACES)
+    return Message(
+        "invalid", id_, anomalies=(OVER_LIMIT,) if shown else (OVER_LIMIT, "not-jsonrpc")
+    )
 
 
 def _between_returns(raw: bytes) -> list[Message]:
@@ -82,6 +124,8 @@ def _of(raw: bytes, value: Any, anomalies: tuple[str, ...]) -> list[Message]:
     anomalies = (*anomalies, "batch")
     if not value:
         return [Message("invalid", anomalies=(*anomalies, "not-jsonrpc"))]
+    if len(value) > MOST:
+        return [over_limit(raw)]
     doubled = _has_duplicates(raw, value)
     if doubled:
         anomalies = (*anomalies, "duplicate-key")

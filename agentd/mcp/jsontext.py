@@ -22,7 +22,13 @@ _WHOLE_SCALAR = re.compile(
 )
 
 DENSE = 250_000
-"""Brackets, or steps of a scanner, that a hostile message may cost us."""
+"""Brackets that a hostile message may cost us."""
+
+VALUES = 500_000
+"""Values, about, that are read of one message at most (`is_heavy`): they take half a second."""
+
+_MARKS = b'{[,:"'
+_STEPS = 2 * VALUES + 64
 
 VALUE, VALUE_OR_END, KEY, KEY_OR_END, COLON, AFTER = range(6)
 """What may come next: a value; a value or `]`; a key; a key or `}`; `:`; `,` or a closer."""
@@ -91,7 +97,26 @@ def _skip_string(text: bytes, at: int) -> int:
 
 def is_dense(text: bytes) -> bool:
     """Whether walking this text bracket by bracket would take too long (over about 0.1 s)."""
-    return len(text) > DENSE and text.count(b"{") + text.count(b"[") > DENSE
+    if len(text) <= DENSE:
+        return False
+    return text.count(b"{") + text.count(b"[") > DENSE or is_heavy(text)
+
+
+def is_heavy(text: bytes) -> bool:
+    """Whether a parser would make so many values of this text that it takes too long.
+
+    Strings, and commas, colons and opening brackets outside them, are counted: more than `VALUES`.
+    What is in strings costs nothing, so that a long text passes. A few passes in C, no objects.
+    """
+    if len(text) <= VALUES or _marks(text) <= VALUES:
+        return False
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    strings = bare.count(b'"') // 2
+    return strings > VALUES or strings + _marks(b"".join(bare.split(b'"')[::2])) > VALUES
+
+
+def _marks(text: bytes) -> int:
+    return len(text) - len(text.translate(None, _MARKS))
 
 
 def members(text: bytes, at: int) -> list[Member]:
@@ -150,12 +175,13 @@ class Scanner:
     `stack` (open brackets, outermost first), `expect` (what may come next), `in_string`,
     `string_is_key`, `escape` (the unfinished escape, from its backslash on), `scalar` (the
     unfinished number or literal). Bytes after the value, other than white space, clear `valid`,
-    and so do more than `DENSE` tokens: a limit to what hostile text may cost.
+    and so does `exhausted`: more tokens than a text has that is not heavy.
     """
 
     __slots__ = (
         "done",
         "escape",
+        "exhausted",
         "expect",
         "in_string",
         "scalar",
@@ -175,13 +201,16 @@ class Scanner:
         self.valid = True
         self.done = False
         self.steps = 0
+        self.exhausted = False
 
     def feed(self, data: bytes) -> bool:
         """Take the next piece; returns `valid`."""
         at, end = 0, len(data)
+        self.steps -= 1  # the first may only go on with what the piece before has begun
         while at < end and self.valid:
             self.steps += 1
-            if self.steps > DENSE:
+            if self.steps > _STEPS:
+                self.exhausted = True
                 self.valid = False
             elif self.in_string:
                 at = self._string(data, at)

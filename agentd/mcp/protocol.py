@@ -6,7 +6,7 @@ Extracted from the specification's `schema/VERSION/schema.json` files.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentd.mcp.jsonrpc import Message
+from agentd.mcp.jsonrpc import OVER_LIMIT, Message
 
 Role = Literal["server", "client"]
 
@@ -150,8 +150,10 @@ def is_mcp(message: Message) -> bool:
 
     LSP has `initialize` too, without a protocolVersion, and frames with headers.
     """
-    if message.kind == "invalid" or "not-jsonrpc" in message.anomalies:
+    if "not-jsonrpc" in message.anomalies:
         return False
+    if message.kind == "invalid":
+        return OVER_LIMIT in message.anomalies  # what could be one must not pass for noise
     if message.method == "initialize":
         params = message.params
         return type(params) is dict and type(params.get("protocolVersion")) is str

@@ -20,7 +20,10 @@ _STARTS = re.compile(rb"[\x00-\x20\x7f-\xbf\xc2\xe2\xef]*[{\[]")
 
 @dataclass(slots=True)
 class Recovered:
-    """A value that a lenient parser makes of the line, and the leniency it takes."""
+    """A value that a lenient parser makes of the line, and the leniency it takes.
+
+    The value is None where it would take too long to find.
+    """
 
     value: Any
     anomalies: tuple[str, ...]
@@ -41,7 +44,9 @@ def recover(raw: bytes) -> Recovered | None:
     except ValueError:
         return None
     except RecursionError:
-        shallow = {} if jsontext.is_dense(raw) else _shallow(raw, _begin(raw))
+        if jsontext.is_dense(raw):
+            return Recovered(None, ("too-deep",))
+        shallow = _shallow(raw, _begin(raw))
         return Recovered(shallow, ("too-deep",)) if shallow is not None else None
     return Recovered(value, _leniencies(raw, end != len(text)))
 
@@ -100,7 +105,8 @@ def _begin(raw: bytes) -> int:
 def _shallow(raw: bytes, at: int) -> Any:
     """Value too deep for any parser here: members are read one by one, what is deep is None."""
     if raw[at] == 0x5B:
-        return [_shallow(raw, start) for start, _ in jsontext.elements(raw, at)]
+        starts = [start for start, _ in jsontext.elements(raw, at)]
+        return [_shallow(raw, start) if raw[start] == 0x7B else None for start in starts]
     if raw[at] != 0x7B or jsontext.skip_value(raw, at) < 0:
         return None
     value = _members(raw, at)

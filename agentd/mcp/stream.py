@@ -48,7 +48,8 @@ class MessageStream:
         A message over several lines comes after the lines it spans (which are not JSON by
         themselves), with the frame of the whole span and the anomaly "multi-line". A message
         whose newline is still missing comes at once, with the anomaly "no-newline" and a frame
-        that ends with the chunk; it is not returned again when only its newline follows.
+        that ends with the chunk; it is not returned again when only its newline follows. One that
+        is too long to be followed is told as "over-limit"; the rest of its line is lost.
         """
         lines: list[Line] = []
         frames = self.framer.feed(chunk)
@@ -101,6 +102,9 @@ class MessageStream:
             if self._scanner.valid and len(whole) <= _LONGEST_SPAN:
                 self._span = whole
                 return
+            if self._scanner.valid or self._scanner.exhausted:
+                over = Frame(whole, self._span_start, frame.end)
+                lines.append(Line(over, [_over_limit(whole, "multi-line")]))
             self._span = b""
             self._fed = 0
         if messages or raw.lstrip()[:1] not in _OPENERS:
@@ -119,7 +123,9 @@ class MessageStream:
             self._scanner = Scanner()
         new = self.framer.since(self._fed)
         self._fed += len(new)
-        if not self._scanner.feed(new) or not self._scanner.done:
+        if self._scanner.feed(new) and not self._scanner.done:
+            return
+        if not self._scanner.valid and not self._scanner.exhausted:
             return
         raw = self.framer.pending
         start = len(chunk) - len(raw)
@@ -128,7 +134,11 @@ class MessageStream:
             raw = self._joined(raw, start)
             start = self._span_start
             odd = ("multi-line", "no-newline")
-        if self._tell(raw, start, len(chunk), odd, lines):
+        if self._scanner.exhausted:
+            frame = Frame(raw, start, len(chunk))
+            lines.append(Line(frame, [_over_limit(raw, *odd)]))
+            self.lost()
+        elif self._tell(raw, start, len(chunk), odd, lines):
             self._early = self.framer.pending_size
 
     def _joined(self, raw: bytes, start: int) -> bytes:
@@ -145,3 +155,9 @@ class MessageStream:
             return False
         lines.append(Line(Frame(raw, start, end), messages))
         return True
+
+
+def _over_limit(raw: bytes, *odd: str) -> Message:
+    message = jsonrpc.over_limit(raw)
+    message.anomalies = (*message.anomalies, *odd)
+    return message

@@ -542,6 +542,42 @@ def test_real_servers_go_on_as_if_nothing_was(daemon: Daemon, tmp_path: Path, na
         assert refused(client.call("write", {"path": "/x/denied", "pad": "x" * 40}), "no-denied")
 
 
+@pytest.mark.parametrize(
+    "value", [b"1,\r" * 7_000_000, b"[[[]]]," * 2_500_000], ids=["returns", "arrays"]
+)
+def test_a_call_that_takes_too_long_to_read_is_refused_and_nobody_waits_for_it(
+    daemon: Daemon, client: StdioClient, tmp_path: Path, value: bytes
+) -> None:
+    """Of another session no forbidden call gets through meanwhile, though failures open it."""
+    hostile = line(tmp_path.name, tmp_path / "never", a=0).replace(
+        b'"a": 0', b'"a":[' + value + b"1]"
+    )
+    answers: list[Message] = []
+
+    def attack() -> None:
+        client.send_raw(hostile)
+        answers.append(client.read())
+
+    client.timeout = 60
+    attacker = threading.Thread(target=attack)
+    with StdioClient(daemon.run("open", MINI), timeout=30) as other:
+        other.initialize()
+        attacker.start()
+        while attacker.is_alive():
+            assert refused(write(other, tmp_path / "denied"), "no-denied")
+        attacker.join()
+    assert answers[0]["id"] == tmp_path.name
+    assert "denied-by-agentd: unreadable-message" in answers[0]["error"]["message"]
+    assert not (tmp_path / "denied").exists()
+    assert not (tmp_path / "never").exists()
+    event = daemon.wait_for(
+        lambda event: event["class"] == "mcp.noise" and event["mcp"].get("id") == tmp_path.name,
+        what="the event of the hostile call",
+    )
+    assert event["mcp"]["anomalies"][0] == "over-limit"
+    assert event["decision"]["outcome"] == "denied"
+
+
 def test_results_are_not_held_on_this_tier(tmp_path: Path) -> None:
     """A server's write cannot be held; a rule that needs it says so when it is loaded."""
     results = {

@@ -239,7 +239,7 @@ def test_duplicate_id_the_last_counts() -> None:
 
 def test_dense_message_keeps_its_id_and_meta() -> None:
     line = compact(call(7, _meta=META)).replace(
-        b'"path":', b'"d":[' + b"[]," * 300_000 + b'1],"path":'
+        b'"path":', b'"d":[' + b"[[[[]]]]," * 70_000 + b'1],"path":'
     )
     done = deny_line(line, RULE, REASON)
     read = json.loads(done.data)

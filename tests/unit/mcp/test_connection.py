@@ -191,6 +191,12 @@ def test_request_hidden_in_a_result_and_its_retry() -> None:
     assert again.retried
 
 
+def test_an_id_deeper_than_python_prints() -> None:
+    call = b'{"jsonrpc":"2.0","method":"tools/call","id":%s}' % (b"[" * 1_015 + b"]" * 1_015)
+    seen = Conversation().observe(parse(call)[0], "server", 1)
+    assert seen.method == "tools/call"
+
+
 def test_odd_shapes_do_not_raise() -> None:
     talk = Conversation()
     for raw in (

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,77 @@ def test_no_value_is_deeper_than_the_strict_parser_allows(
     assert message.params["arguments"] is None
 
 
-def test_too_deep_and_too_dense_is_invalid_not_missing() -> None:
-    message = only(CALL.replace(b'{"p":1}', b"[" * 300_000 + b"]" * 300_000))
-    assert (message.kind, message.anomalies) == ("invalid", ("too-deep", "not-jsonrpc"))
+def test_batches_in_batches_are_no_deeper_than_the_interpreter_goes() -> None:
+    message = only(b"[" * 1_500 + b"]" * 1_500)
+    assert (message.kind, message.anomalies) == ("invalid", ("too-deep", "batch", "not-jsonrpc"))
+
+
+_MANY = 600_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"[" + b"1,\r" * _MANY + b"1]",
+        b"[" + b"1, " * _MANY + b"1]",
+        b"[" + b"{}," * (_MANY // 2) + b"{}]",
+        b"[" + b"[[[]]]," * (_MANY // 4) + b"1]",
+        b"{" + b",".join(b'"%d":NaN' % number for number in range(_MANY // 3)) + b"}",
+        b"[" + rb'"\"\\",' * (_MANY // 2) + b"1]",
+        b"[" * 300_000 + b"]" * 300_000,
+    ],
+    ids=["returns", "numbers", "objects", "arrays", "members", "strings", "deep"],
+)
+def test_what_would_take_too_long_is_told_and_not_read(value: bytes) -> None:
+    """Whoever waits for a verdict waits for this line, too."""
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    raw = CALL.replace(b'{"p":1}', value)
+    sys.setprofile(count)
+    try:
+        messages = parse(raw)
+    finally:
+        sys.setprofile(None)
+    assert [(each.kind, each.id, each.anomalies) for each in messages] == [
+        ("invalid", 1, ("over-limit",))
+    ]
+    assert steps < 200
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\r".join([CALL] * 1_026), b"[" + b",".join([CALL] * 1_025) + b"]"]
+)
+def test_no_more_messages_in_a_line_than_can_be_judged(raw: bytes) -> None:
+    assert only(raw).anomalies == ("over-limit",)
+
+
+def test_long_texts_are_no_burden() -> None:
+    """A table of several MiB has as many commas and quotes as a hostile message has values."""
+    text = 'a,"b",{c:1},\\\n' * 400_000
+    message = only(CALL.replace(b'{"p":1}', json.dumps({"p": text}).encode()))
+    assert message.params["arguments"] == {"p": text}
+    assert message.anomalies == ()
+
+
+@pytest.mark.parametrize(
+    ("ends", "found"),
+    [
+        ((b'{"id":"a","method":"x","params":', b"}"), "a"),
+        ((b'{"method":"x","params":', b',"jsonrpc":"2.0","id":7}'), 7),
+        ((b'{"method":"x","params":', b"}"), None),
+        ((b'{"method":"x","params":', rb',"p":",\"id\":7}"}'), None),
+    ],
+)
+def test_id_of_what_is_not_read(ends: tuple[bytes, bytes], found: Any) -> None:
+    assert only((b"[" + b"1," * _MANY + b"1]").join(ends)).id == found
+
+
+def test_not_read_and_nothing_like_mcp() -> None:
+    assert only(b"[" + b"1," * _MANY + b"1]").anomalies == ("over-limit", "not-jsonrpc")
 
 
 def test_call_hidden_behind_carriage_returns_in_another_message() -> None:

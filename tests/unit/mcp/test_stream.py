@@ -91,6 +91,23 @@ def test_oversized_line_forgets_what_was_scanned() -> None:
     assert told(stream.feed(b"\n" + CALL + b"\n")) == [("tools/call", ())]
 
 
+def test_what_is_too_long_to_be_followed_is_told() -> None:
+    """A streaming reader takes it, with or without a newline."""
+    stream = MessageStream()
+    call = CALL[:-2] + b',"a":[' + b"[]," * 600_000 + b"1]}}"
+    ((line,), rest) = stream.feed(call), stream.feed(b"\n")
+    assert line.messages[0].anomalies == ("over-limit", "no-newline")
+    assert (line.frame.start, line.frame.end, rest) == (0, len(call), [])
+
+
+def test_a_value_over_lines_that_is_too_long_is_told() -> None:
+    stream = MessageStream()
+    stream.feed(b'{"a":\n')
+    (_, line) = stream.feed(b" " * 1_200_000 + b'"b",\n')
+    assert line.messages[0].anomalies == ("over-limit", "not-jsonrpc", "multi-line")
+    assert line.frame.start < 0
+
+
 def test_lost_bytes() -> None:
     stream = MessageStream()
     stream.feed(b"{\n" + CALL[:30])
