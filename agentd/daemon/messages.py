@@ -12,7 +12,7 @@ from agentd.daemon.channels import Channel, Channels
 from agentd.daemon.inforce import PolicyInForce
 from agentd.daemon.labelling import Labelling
 from agentd.daemon.refusing import (
-    OVER_LIMIT,
+    UNJUDGED,
     Held,
     breaks_unseen,
     denied_lines,
@@ -81,6 +81,7 @@ class Messages:
         self._untold: deque[tuple[Held, int]] = deque()
         self.catch_up: Callable[[], None] = lambda: None
         self.beat: Callable[[], None] = lambda: None
+        """Says that somebody judges, where a read with many messages takes long."""
 
     def on_data(  # noqa: PLR0917 (the fields of a record)
         self,
@@ -166,17 +167,17 @@ class Messages:
         be refused.
         """
         judged = []
-        for line in stream.feed(data):
+        for line in stream.feed(data, self.beat):
             known = False
-            self.beat()  # many small ones take long, too
+            self.beat()
             for index, message in enumerate(line.messages):
                 self._channels.learn(channel, message)
                 if not channel.is_mcp:
                     continue
                 known = True
                 seen = channel.conversation.observe(message, channel.role or "server", time_ns)
-                if held and jsonrpc.OVER_LIMIT in message.anomalies:
-                    decision: Decision | None = OVER_LIMIT
+                if held and not jsonrpc.UNJUDGED.isdisjoint(message.anomalies):
+                    decision: Decision | None = UNJUDGED
                 else:
                     decision = self._policy.evaluator.evaluate(
                         f"mcp.{message.kind}",
@@ -292,6 +293,7 @@ class Messages:
             return False
         held, hold_us = self._untold.popleft()
         for judged in held.judged:
+            self.beat()
             self._transcript.message(
                 judged, held.session, held.info, held.channel, held.hold.time_ns, hold_us
             )
@@ -311,6 +313,7 @@ class Messages:
         data = bytearray(held.data)
         unanswered: list[Judged] = []
         for line, denied in denied_lines(held.judged):
+            self.beat()
             level = refuse(data, line, denied)
             if level == "none":
                 return False
@@ -342,7 +345,7 @@ class Messages:
         for judged in unanswered:
             decision = judged.decision
             asks = judged.message.kind == "request" or (
-                decision is OVER_LIMIT and judged.message.id is not None
+                decision is UNJUDGED and judged.message.id is not None
             )
             if asks and decision is not None:
                 with contextlib.suppress(TypeError):  # an id of no JSON type, or too large

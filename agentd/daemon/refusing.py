@@ -16,11 +16,11 @@ from agentd.policy.evaluator import Decision
 from agentd.workloads.identity import ProcessInfo
 from agentd.workloads.sessions import Session
 
-OVER_LIMIT: Final = Decision(
+UNJUDGED: Final = Decision(
     verdict="deny",
     rule=UNREADABLE,
     rules=[UNREADABLE],
-    reason="the message has too many values to be judged",
+    reason="the message is too large or too deep to be judged",
     severity="high",
     tags=[],
     kill_scope=None,
@@ -29,7 +29,7 @@ OVER_LIMIT: Final = Decision(
     marks=[],
     errors=[],
 )
-"""On a held message that takes too long to read, whatever the rules say."""
+"""On a held message that cannot be read to its end, whatever the rules say."""
 
 _REMAINS_END = b'"!"!\n'
 """Ends a line so that no parser takes it, in whatever state it is left."""

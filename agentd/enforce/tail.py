@@ -65,7 +65,7 @@ def deny_tail(
     if not head.strip():
         done = deny_line(tail, rule, reason)
         return Rewrite(done.data, done.level)
-    scanner = Scanner()
+    scanner = Scanner(jsontext.DENSE)
     scanner.feed(head)
     if scanner.done and scanner.valid:
         return _after_the_end(body, ending)

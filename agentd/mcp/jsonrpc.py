@@ -25,6 +25,9 @@ MOST: Final = 1024
 OVER_LIMIT: Final = "over-limit"
 """The anomaly of a line that would take too long to read: nobody knows what it asks for."""
 
+UNJUDGED: Final = frozenset({OVER_LIMIT, "too-deep"})
+"""Anomalies of messages of which more is there than is given here."""
+
 _ID = rb'"id"\s*:\s*(-?[0-9]{1,18}|"[^"\\]{0,200}")\s*'
 _FIRST_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + b"[,}]")
 _LAST_ID = re.compile(rb",\s*" + _ID + rb"\}\s*\Z")

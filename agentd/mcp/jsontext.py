@@ -22,7 +22,7 @@ _WHOLE_SCALAR = re.compile(
 )
 
 DENSE = 250_000
-"""Brackets that a hostile message may cost us."""
+"""Brackets, or steps of a scanner, that a hostile message may cost us once more to be refused."""
 
 VALUES = 500_000
 """Values, about, that are read of one message at most (`is_heavy`): they take half a second."""
@@ -175,7 +175,7 @@ class Scanner:
     `stack` (open brackets, outermost first), `expect` (what may come next), `in_string`,
     `string_is_key`, `escape` (the unfinished escape, from its backslash on), `scalar` (the
     unfinished number or literal). Bytes after the value, other than white space, clear `valid`,
-    and so does `exhausted`: more tokens than a text has that is not heavy.
+    and so does `exhausted`: more than `most` tokens; else as many as a text has that is not heavy.
     """
 
     __slots__ = (
@@ -184,6 +184,7 @@ class Scanner:
         "exhausted",
         "expect",
         "in_string",
+        "most",
         "scalar",
         "stack",
         "steps",
@@ -191,7 +192,8 @@ class Scanner:
         "valid",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _STEPS) -> None:
+        self.most = most
         self.stack = bytearray()
         self.expect = VALUE
         self.in_string = False
@@ -209,7 +211,7 @@ class Scanner:
         self.steps -= 1  # the first may only go on with what the piece before has begun
         while at < end and self.valid:
             self.steps += 1
-            if self.steps > _STEPS:
+            if self.steps > self.most:
                 self.exhausted = True
                 self.valid = False
             elif self.in_string:

@@ -4,6 +4,7 @@ MCP ends a message with a newline. Readers built on a streaming decoder (Go's `j
 value that spans lines, and one whose newline has not come yet; both must be seen too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentd.mcp import jsonrpc
@@ -12,6 +13,7 @@ from agentd.mcp.jsonrpc import Message
 from agentd.mcp.jsontext import Scanner
 
 _LONGEST_SPAN = 1 << 20
+_LINES_AT_ONCE = 1024
 _OPENERS = (b"{", b"[")
 _CLOSERS = (b"}", b"]")
 
@@ -42,21 +44,24 @@ class MessageStream:
         self._span = b""  # lines before the current one, if together they begin a value
         self._span_start = 0  # where that began, as an offset in the current chunk
 
-    def feed(self, chunk: bytes) -> list[Line]:
+    def feed(self, chunk: bytes, between: Callable[[], None] = lambda: None) -> list[Line]:
         """Take the next chunk; returns what became complete in it, in order.
 
         A message over several lines comes after the lines it spans (which are not JSON by
         themselves), with the frame of the whole span and the anomaly "multi-line". A message
         whose newline is still missing comes at once, with the anomaly "no-newline" and a frame
         that ends with the chunk; it is not returned again when only its newline follows. One that
-        is too long to be followed is told as "over-limit"; the rest of its line is lost.
+        is too long to be followed is told as "over-limit"; the rest of its line is lost. `between`
+        is called now and then where the lines are many.
         """
         lines: list[Line] = []
         frames = self.framer.feed(chunk)
         if self.framer.oversized != self._oversized:
             self._oversized = self.framer.oversized
             self._forget()
-        for frame in frames:
+        for index, frame in enumerate(frames):
+            if index % _LINES_AT_ONCE == 0:
+                between()
             if self._early and self._told(frame, lines):
                 continue
             messages = jsonrpc.parse(frame.raw)

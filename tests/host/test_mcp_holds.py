@@ -578,6 +578,22 @@ def test_a_call_that_takes_too_long_to_read_is_refused_and_nobody_waits_for_it(
     assert event["decision"]["outcome"] == "denied"
 
 
+def test_nothing_is_hidden_beside_what_is_too_deep(
+    daemon: Daemon, client: StdioClient, tmp_path: Path
+) -> None:
+    """Node reads it; here not even its path is known."""
+    deep = line(tmp_path.name, tmp_path / "denied", a=0).replace(
+        b'"a": 0', b'"a": ' + b"[" * 1_100 + b"]" * 1_100
+    )
+    client.send_raw(deep)
+    assert "denied-by-agentd: unreadable-message" in json.dumps(client.read())
+    event = daemon.wait_for(
+        lambda event: event["class"] == "mcp.request" and event["mcp"].get("id") == tmp_path.name
+    )
+    assert event["decision"]["rules"] == ["unreadable-message"]
+    assert event["mcp"]["anomalies"] == ["too-deep"]
+
+
 def test_results_are_not_held_on_this_tier(tmp_path: Path) -> None:
     """A server's write cannot be held; a rule that needs it says so when it is loaded."""
     results = {
