@@ -170,7 +170,9 @@ static __always_inline int judge(const struct label *label, struct bytes_read *r
 	bool is_request = (found & (FOUND_ID | FOUND_METHOD)) == (FOUND_ID | FOUND_METHOD);
 	bool seen_whole = whole_line && !inside && window == read->total;
 	__u32 flags = (inside ? DATA_INSIDE : 0) | (channel && !told ? DATA_LOST : 0);
-	bool unclear = !seen_whole || found & FOUND_ESCAPE;
+	/* To a server everything has one of the two, unless its keys are not quoted. */
+	bool garbled = role & ROLE_TO_SERVER && !(found & (FOUND_ID | FOUND_METHOD));
+	bool unclear = !seen_whole || garbled || found & FOUND_ESCAPE;
 	bool hold = false;
 	if (!(role & ROLE_TO_SERVER)) /* an answer has an id, and a method has only a request */
 		hold = workload & HOLDS_RESULTS && (found & FOUND_ID || unclear);

@@ -32,7 +32,7 @@ from agentd.mcp import jsonrpc
 from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
 from agentd.mcp.stream import Line, MessageStream
-from agentd.policy.evaluator import Decision, SessionView
+from agentd.policy.evaluator import SessionView
 from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
 from agentd.workloads.procfs import current_key
 from agentd.workloads.sessions import Session
@@ -170,21 +170,23 @@ class Messages:
         for line in stream.feed(data, self.beat):
             known = False
             self.beat()
+            if held and line.garbled and channel.is_mcp and channel.role == "server":
+                line.messages = [Message("invalid", anomalies=("unreadable",))]
             for index, message in enumerate(line.messages):
                 self._channels.learn(channel, message)
                 if not channel.is_mcp:
                     continue
                 known = True
                 seen = channel.conversation.observe(message, channel.role or "server", time_ns)
+                decision = self._policy.evaluator.evaluate(
+                    f"mcp.{message.kind}",
+                    session.workload,
+                    self._subject(channel, message, seen),
+                    view or session,
+                )
                 if held and not jsonrpc.UNJUDGED.isdisjoint(message.anomalies):
-                    decision: Decision | None = UNJUDGED
-                else:
-                    decision = self._policy.evaluator.evaluate(
-                        f"mcp.{message.kind}",
-                        session.workload,
-                        self._subject(channel, message, seen),
-                        view or session,
-                    )
+                    refused = decision is not None and decision.verdict in {"deny", "kill"}
+                    decision = decision if refused else UNJUDGED
                 if decision and decision.marks:
                     self._verdicts.mark(session, decision)
                 each = Judged(line, index, message, seen, decision)

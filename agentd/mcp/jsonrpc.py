@@ -25,7 +25,7 @@ MOST: Final = 1024
 OVER_LIMIT: Final = "over-limit"
 """The anomaly of a line that would take too long to read: nobody knows what it asks for."""
 
-UNJUDGED: Final = frozenset({OVER_LIMIT, "too-deep"})
+UNJUDGED: Final = frozenset({OVER_LIMIT, "too-deep", "trailing-data", "unreadable"})
 """Anomalies of messages of which more is there than is given here."""
 
 _ID = rb'"id"\s*:\s*(-?[0-9]{1,18}|"[^"\\]{0,200}")\s*'
@@ -56,7 +56,8 @@ class Message:
     `anomalies` name what a strict sender would not do: "batch", "bom", "stray-bytes", "bare-cr",
     "invalid-utf8", "lenient-json", "trailing-data", "too-deep", "duplicate-key",
     "case-variant-key", "not-jsonrpc", "invalid-id", "invalid-method", "mixed-members",
-    "positional-params", "over-limit", and, from the stream, "multi-line" and "no-newline".
+    "positional-params", "over-limit", and, from the stream, "multi-line", "no-newline" and
+    "unreadable".
     """
 
     kind: Kind

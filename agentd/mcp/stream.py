@@ -20,10 +20,15 @@ _CLOSERS = (b"}", b"]")
 
 @dataclass(slots=True)
 class Line:
-    """A line, or a value over several lines, and its messages ([]: not JSON)."""
+    """A line, or a value over several lines, and its messages ([]: not JSON).
+
+    `garbled`: it is not JSON, nor the first line of a value, and yet more lenient parsers than ours
+    (trailing commas, comments, bare keys) might find an object in it.
+    """
 
     frame: Frame
     messages: list[Message]
+    garbled: bool = False
 
 
 class MessageStream:
@@ -107,18 +112,22 @@ class MessageStream:
             if self._scanner.valid and len(whole) <= _LONGEST_SPAN:
                 self._span = whole
                 return
+            self._span = b""
+            self._fed = 0
             if self._scanner.valid or self._scanner.exhausted:
                 over = Frame(whole, self._span_start, frame.end)
                 lines.append(Line(over, [_over_limit(whole, "multi-line")]))
-            self._span = b""
-            self._fed = 0
-        if messages or raw.lstrip()[:1] not in _OPENERS:
+                return
+        if messages:
             return
-        if not self._fed:
-            self._scanner = Scanner()
-        if self._scanner.feed(raw[self._fed :] + b"\n") and not self._scanner.done:
-            self._span = raw
-            self._span_start = frame.start
+        if raw.lstrip()[:1] in _OPENERS:
+            if not self._fed:
+                self._scanner = Scanner()
+            if self._scanner.feed(raw[self._fed :] + b"\n") and not self._scanner.done:
+                self._span = raw
+                self._span_start = frame.start
+                return
+        lines[-1].garbled = b"{" in raw
 
     def _peek(self, chunk: bytes, lines: list[Line]) -> None:
         """Tell the unfinished line if its value is complete."""

@@ -594,6 +594,37 @@ def test_nothing_is_hidden_beside_what_is_too_deep(
     assert event["mcp"]["anomalies"] == ["too-deep"]
 
 
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        "{jsonrpc:'2.0',id:2,method:'tools/call',params:PARAMS}",
+        '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":PARAMS,}',
+        '/**/{"jsonrpc":"2.0",/**/"id":2,"method":"tools/call","params":PARAMS}',
+        '{"jsonrpc":"2.0","id":2}{"jsonrpc":"2.0","id":2,"method":"tools/call","params":PARAMS}',
+    ],
+    ids=["bare keys", "comma", "comments", "two"],
+)
+def test_what_only_a_lenient_server_reads_is_refused(
+    daemon: Daemon, tmp_path: Path, garbled: str
+) -> None:
+    received = tmp_path / "received"
+    received.touch()
+    with StdioClient(daemon.run("tested", ["sh", "-c", f"exec cat > {received}"])) as client:
+        sent = 0
+        for each in (
+            b'{"jsonrpc":"2.0","method":"notifications/initialized"}',
+            garbled.replace("PARAMS", '{"name":"evil"}').encode(),
+            b"not JSON",
+        ):
+            client.send_raw(each + b"\n")
+            sent += len(each) + 1
+            wait_until(lambda size=sent: received.stat().st_size == size, 10, "the line")
+    there = received.read_bytes()
+    assert b"notifications/initialized" in there
+    assert there.endswith(b"\nnot JSON\n")
+    assert b"evil" not in there
+
+
 def test_results_are_not_held_on_this_tier(tmp_path: Path) -> None:
     """A server's write cannot be held; a rule that needs it says so when it is loaded."""
     results = {

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +107,21 @@ def test_a_value_over_lines_that_is_too_long_is_told() -> None:
     (_, line) = stream.feed(b" " * 1_200_000 + b'"b",\n')
     assert line.messages[0].anomalies == ("over-limit", "not-jsonrpc", "multi-line")
     assert line.frame.start < 0
+
+
+@pytest.mark.parametrize(
+    ("line", "garbled"),
+    [
+        (b"noise", False),
+        (b"[info] x", False),
+        (b'{"a":', False),
+        (b'{"a":1,}', True),
+        (b"{a:1}", True),
+    ],
+)
+def test_what_lenient_parsers_may_read(line: bytes, garbled: bool) -> None:
+    (told_of,) = MessageStream().feed(line + b"\n")
+    assert (told_of.messages, told_of.garbled) == ([], garbled)
 
 
 def test_lost_bytes() -> None:
