@@ -125,7 +125,8 @@ class Messages:
             return
         channel = self._channels.get(hold.ino, hold.peer_ino, info)
         inside = bool(hold.access & DATA_INSIDE)
-        if inside != bool(channel.stream.framer.pending_size) or channel.role == "client":
+        cut = inside != bool(channel.stream.framer.pending_size)
+        if cut or channel.role == "client" or not channel.is_mcp:
             self.catch_up()  # what was read before was not held; nor what this answers
         stream = channel.resume(lost=bool(hold.access & DATA_LOST), inside=inside)
         unseen, too_long = 0, stream.framer.oversized
