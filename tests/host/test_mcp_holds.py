@@ -625,6 +625,21 @@ def test_what_only_a_lenient_server_reads_is_refused(
     assert b"evil" not in there
 
 
+def test_a_line_whose_end_is_over_the_limit_is_broken(daemon: Daemon, tmp_path: Path) -> None:
+    received = tmp_path / "received"
+    received.touch()
+    begin = line(1, tmp_path / "denied", pad="")[:-5]
+    call = begin + b"x" * ((64 << 20) + 1000 - len(begin)) + b'"}}}\n'
+    with StdioClient(daemon.run("tested", ["sh", "-c", f"exec cat > {received}"])) as client:
+        client.notify("notifications/initialized")
+        wait_until(lambda: received.stat().st_size > 0, 10, "the first line")
+        before = received.stat().st_size
+        client.send_raw(call)
+        wait_until(lambda: received.stat().st_size == before + len(call), 60, "the call")
+    assert received.read_bytes().endswith(b"!!!!\n")
+    received.unlink()
+
+
 def test_results_are_not_held_on_this_tier(tmp_path: Path) -> None:
     """A server's write cannot be held; a rule that needs it says so when it is loaded."""
     results = {
