@@ -166,7 +166,8 @@ class Channels:
 
     def learn(self, channel: Channel, message: Message) -> None:
         """What a message says about the channel; the kernel is told, once."""
-        if channel.is_mcp and channel.role is not None and not _belied(channel, message):
+        known = channel.is_mcp and channel.role is not None
+        if known and (channel.role == "server" or not _belied(channel, message)):
             return
         if not channel.is_mcp and not (protocol.is_mcp(message) or message.method in _OURS):
             return
@@ -361,9 +362,8 @@ class Channels:
 
 def _belied(channel: Channel, message: Message) -> bool:
     """Whether what was taken for a client receives what only a server does."""
-    if channel.role != "client" or channel.outgoing is not None or message.method is None:
-        return False
-    return protocol.reader_role(message) == "server"
+    asked = channel.outgoing is None and message.method is not None
+    return asked and protocol.reader_role(message) == "server"
 
 
 def program_name(info: ProcessInfo) -> str:

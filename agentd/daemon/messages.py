@@ -145,7 +145,8 @@ class Messages:
 
         What is to be killed is not kept waiting by a call that came with it.
         """
-        if all(judged.verdict != "kill" for judged in held.judged):
+        verdicts = {judged.verdict for judged in held.judged}
+        if "hold" in verdicts and "kill" not in verdicts:
             self._wait_for_people(held)
         if not held.undecided:
             self._finish(held)
@@ -167,10 +168,11 @@ class Messages:
         `view`: what conditions see instead of the session itself. `held`: what cannot be judged can
         be refused.
         """
-        judged = []
+        judged: list[Judged] = []
         for line in stream.feed(data, self.beat):
             known = False
-            self.beat()
+            if judged:
+                self.beat()
             if held and line.garbled and channel.is_mcp and channel.role == "server":
                 line.messages = [Message("invalid", anomalies=("unreadable",))]
             for index, message in enumerate(line.messages):

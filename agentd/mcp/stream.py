@@ -65,7 +65,7 @@ class MessageStream:
             self._oversized = self.framer.oversized
             self._forget()
         for index, frame in enumerate(frames):
-            if index % _LINES_AT_ONCE == 0:
+            if index % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
                 between()
             if self._early and self._told(frame, lines):
                 continue
