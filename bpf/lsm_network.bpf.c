@@ -2,11 +2,11 @@
  * before any packet is sent. Addresses are the kernel's own copies, those of Unix sockets the
  * listener's own. Where a person or the session decides, the call is held. Fails closed where the
  * workload says so. */
+#include "include/families.h"
 #include "include/netcalls.h"
 #include <bpf/bpf_tracing.h>
 
 #define AF_UNSPEC    0
-#define AF_UNIX	     1
 #define SOCK_STREAM  1
 #define SOCK_RAW     3
 #define IPPROTO_RAW  255

@@ -111,7 +111,6 @@ class Condition:
         bound = set(_BOUND.findall(bare))
         _check_calls(source)
         _check_names(source, checked, bound)
-        _check_patterns(source, bare)
         self._fields = _used_fields(bare, bound)
         self.asks_session = bool(_HAS_LABEL.search(bare)) or any(
             name == "session" for name, _ in self._fields
@@ -175,6 +174,9 @@ def _check_calls(source: str) -> None:
     for call in calls(source):
         if wrong(call):
             problem = f"is not how {call.name!r} is called"
+        elif call.name == "matches":
+            _check_pattern(call.arguments[-1])
+            continue
         elif call.constant:
             try:
                 _cel.compile(call.text).execute(_cel.Context())
@@ -207,15 +209,11 @@ def _check_names(source: str, program: _Program, bound: set[str]) -> None:
             )
 
 
-def _check_patterns(source: str, bare: str) -> None:
-    """What stands in `matches("...")`; a pattern that is put together is known at its use only."""
-    for call in _MATCHES.finditer(bare):
-        start = call.end() + len(source[call.end() :]) - len(source[call.end() :].lstrip())
-        literal = LITERAL.match(source, start)
-        if literal is not None and source[literal.end() :].lstrip().startswith(")"):
-            pattern = _cel.compile(literal.group()).execute(_cel.Context())
-            if isinstance(pattern, str):
-                Regex(pattern, dot_all=False)
+def _check_pattern(argument: str) -> None:
+    """A pattern that is put together is known at its use only. Raises RegexError."""
+    literal = LITERAL.match(argument)
+    if literal is not None and literal.end() == len(argument):
+        Regex(_cel.compile(argument).execute(_cel.Context()), dot_all=False)
 
 
 def _place(source: str, position: int) -> str:

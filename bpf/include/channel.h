@@ -2,10 +2,10 @@
 #pragma once
 
 #include "common.h"
+#include "families.h"
 
 #define S_IFIFO	 0010000
 #define S_IFSOCK 0140000
-#define AF_UNIX	 1
 
 /* What user space has learnt of a channel: ROLE_ flags. */
 struct {

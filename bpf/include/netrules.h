@@ -2,10 +2,8 @@
 #pragma once
 
 #include "common.h"
+#include "families.h"
 #include "net_wire.h"
-
-#define AF_INET	 2
-#define AF_INET6 10
 
 #define IPPROTO_TCP	6
 #define IPPROTO_UDP	17
