@@ -235,7 +235,9 @@ class Engine:
             self._dispatch.linger()
             if self._dispatch.puts_off():
                 continue
-            self._dispatch.placement.stand(behind=not self._tells_soon())
+            soon = self._tells_soon()
+            self._dispatch.expect(soon=soon)
+            self._dispatch.placement.stand(behind=not soon)
             self._take_in(pace)
             self._dispatch.placement.stand(behind=False)
             for waiting in self._control.backlogged():

@@ -235,13 +235,22 @@ class KernelMaps:
 
     def set_settings(self, flags: int, generation: int, patience_us: int) -> None:
         """MASK_ flags, and the number of the policy."""
-        settings = SETTINGS.pack(flags, generation, patience_us, 0)
-        self._maps["settings"].put(U32.pack(0), settings)
+        self._put_settings(flags, generation, patience_us, self._settings()[3])
+
+    def set_quiet(self, quiet_us: int) -> None:
+        """After how many microseconds without records one wakes the engine at once."""
+        self._put_settings(*self._settings()[:3], quiet_us)
 
     def generation(self) -> int:
         """The number that `set_settings` gave last; 0 before."""
+        return self._settings()[1]
+
+    def _settings(self) -> tuple[int, ...]:
         value = self._maps["settings"].get(U32.pack(0))
-        return int(SETTINGS.unpack(value)[1]) if value else 0
+        return SETTINGS.unpack(value) if value else (0, 0, 0, 0)
+
+    def _put_settings(self, *fields: int) -> None:
+        self._maps["settings"].put(U32.pack(0), SETTINGS.pack(*fields))
 
     # Counts
 

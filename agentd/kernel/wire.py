@@ -267,7 +267,7 @@ class Settings(ctypes.Structure):
         ("flags", c_uint32),
         ("generation", c_uint32),
         ("patience_us", c_uint32),
-        ("pad", c_uint32),
+        ("quiet_us", c_uint32),
     )
 
 

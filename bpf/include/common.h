@@ -111,20 +111,18 @@ static __always_inline void fill_head(struct record *head, __u16 kind, const str
 }
 
 /* While records come the engine looks every now and then by itself (agentd/daemon/pace.py), so it
- * is woken only by the first after a pause, and when a burst begins to fill the ring. Where it must
- * look soon, it does so for longer than QUIET_NS after the last (_FLOWING_NS in dispatch.py). */
-#define QUIET_NS 25000000
-
+ * is woken only by the first after a pause, and when a burst begins to fill the ring. */
 static __always_inline __u64 wakeup_flags(void)
 {
 	__u32 zero = 0;
 	__u64 now = bpf_ktime_get_ns();
 	__u64 *sent = bpf_map_lookup_elem(&last_sent, &zero);
 	__u64 before = sent ? *(volatile __u64 *)sent : 0;
+	struct settings *value = bpf_map_lookup_elem(&settings, &zero);
 
 	if (sent)
 		*(volatile __u64 *)sent = now;
-	if (now - before > QUIET_NS)
+	if (!value || now - before > value->quiet_us * 1000ULL)
 		return BPF_RB_FORCE_WAKEUP;
 	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > EVENTS_LEN / 8 ? BPF_RB_FORCE_WAKEUP
 									      : BPF_RB_NO_WAKEUP;

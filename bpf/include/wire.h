@@ -278,7 +278,7 @@ struct settings {
 	__u32 flags;
 	__u32 generation;  /* of the policy: what was cold for one is not for the next */
 	__u32 patience_us; /* how long a task waits on its CPU for a verdict before it is stopped */
-	__u32 pad;
+	__u32 quiet_us;	   /* after how long without records one wakes the engine at once */
 };
 
 /* Value of the array `enforcing`, one entry. */

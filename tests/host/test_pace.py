@@ -37,8 +37,11 @@ for number in itertools.count():
     path = pathlib.Path(sys.argv[1], f"chatter-{number}")
     path.touch()
     path.unlink()
-    time.sleep(0.005)
+    time.sleep(float((sys.argv[2:] or ["0.005"])[0]))
 """
+BUILD_PAUSE_S = 0.04
+LOOK_S = 3.0
+WAKE_UPS_A_S = 15  # 25 if each record that follows a pause woke it, 4 by the housekeeping alone
 VICTIM = """
 import os, pathlib, struct, sys, time
 clock = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
@@ -98,6 +101,25 @@ def test_the_engine_sleeps_while_records_wait_after_a_call(
             time.sleep(PAUSE_S)
         share = (used_s() - before) / (time.monotonic() - begun)
     assert share < BUSY_SHARE
+
+
+def test_records_with_short_pauses_between_do_not_wake_the_engine_each(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """As those of a build: a second compiler is started while the first one works."""
+    daemon = start_daemon(rules={"w.yaml": workload("tested"), "r.yaml": ALLOW_ALL})
+    engine = daemon.engine()
+    assert engine is not None
+    command = [sys.executable, "-SE", "-c", CHATTER, str(tmp_path), str(BUILD_PAUSE_S)]
+    chatter = subprocess.Popen(daemon.run("tested", command), stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(0.5)  # it runs
+        before = engine.num_ctx_switches().voluntary
+        time.sleep(LOOK_S)
+        woken = engine.num_ctx_switches().voluntary - before
+    finally:
+        stop(chatter)
+    assert woken / LOOK_S < WAKE_UPS_A_S
 
 
 @pytest.mark.parametrize("kills", [False, True])
