@@ -14,6 +14,7 @@
 
 #define MSG_PEEK   2
 #define MAX_IOVECS 1024 /* UIO_MAXIOV */
+#define SHORT_READ 1024
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -85,9 +86,14 @@ static __always_inline void hold_read(const struct label *label, const struct by
 {
 	struct hold *hold = new_hold(label, HOLD_READ);
 	struct scratch *scratch = get_scratch();
+	__u32 len = read->total <= SHORT_READ && !read->iovcnt ? read->total : 0;
 
-	if (!hold || !scratch)
+	barrier_var(len);
+	if (!hold || !scratch || len > SHORT_READ)
 		return;
+	/* What is only read from its memory costs the engine a fifth of the time to a verdict. */
+	if (bpf_probe_read_user(scratch->bytes + sizeof(*hold), len, (void *)read->address))
+		len = 0;
 	hold->ino = read->ino;
 	hold->peer_ino = read->peer_ino;
 	hold->address = read->iovcnt ? read->iov : read->address;
@@ -97,7 +103,7 @@ static __always_inline void hold_read(const struct label *label, const struct by
 	hold->syscall = read->syscall;
 	hold->access = flags;
 	if (enter_hold(hold, workload)) {
-		announce(hold, scratch, sizeof(*hold));
+		announce(hold, scratch, sizeof(*hold) + len);
 		await_verdict(hold, workload);
 	}
 }

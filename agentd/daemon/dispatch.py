@@ -197,7 +197,7 @@ class Dispatch:
 
     def _hold(self, hold: HoldValue, names: bytes) -> None:
         if hold.kind == HOLD_READ:
-            self._messages.on_hold(hold)
+            self._messages.on_hold(hold, names)
             return
         if not self._stops.take(hold):
             return

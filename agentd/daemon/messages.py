@@ -107,8 +107,11 @@ class Messages:
                 self._verdicts.kill(decision, session, info)
             self._transcript.message(judged, session, info, channel, time_ns, None)
 
-    def on_hold(self, hold: HoldValue) -> None:
-        """A task that stopped with a received message in its buffer."""
+    def on_hold(self, hold: HoldValue, copied: bytes = b"") -> None:
+        """A task that stopped with a received message in its buffer.
+
+        `copied` is what followed the hold in the ring: what was read, where that is short.
+        """
         if not self._stops.take(hold):
             return
         session = self._labelling.registry.by_number(hold.session)
@@ -118,7 +121,7 @@ class Messages:
         info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
         try:
             pieces = memory.segments(hold.tgid, hold.address, hold.length, hold.iovcnt)
-            data = memory.read(hold.tgid, pieces)
+            data = copied or memory.read(hold.tgid, pieces)
         except OSError as error:
             outcome = "killed" if self._stops.kill(hold) else "gone"
             self._transcript.unreadable(hold, session, info, outcome, str(error))
@@ -315,9 +318,12 @@ class Messages:
 
     def _rewrite(self, held: Held) -> bool:
         """Puts refusals in the place of denied messages. False if the process must be killed."""
+        refused = denied_lines(held.judged)
+        if not (refused or held.first or held.unseen):
+            return True
         data = bytearray(held.data)
         unanswered: list[Judged] = []
-        for line, denied in denied_lines(held.judged):
+        for line, denied in refused:
             self.beat()
             level = refuse(data, line, denied)
             if level == "none":
@@ -330,19 +336,21 @@ class Messages:
             data[: held.unseen] = _BREAKER * held.unseen
         if data == held.data:
             return True
+        done = self._overwrite(held, bytes(data))
+        if done and unanswered and held.answer is None:
+            self._answer(held, unanswered)
+        return done
+
+    def _overwrite(self, held: Held, data: bytes) -> bool:
         try:
-            memory.overwrite(held.hold.tgid, held.pieces, bytes(data))
+            memory.overwrite(held.hold.tgid, held.pieces, data)
         except OSError:
             return False
         if held.answer is not None:
-            held.data = bytes(data)
+            held.data = data
             return True
         # Somebody may have woken it before: then it has seen what was in its buffer.
-        if not self._stops.is_held(held.hold):
-            return False
-        if unanswered:
-            self._answer(held, unanswered)
-        return True
+        return self._stops.is_held(held.hold)
 
     def _answer(self, held: Held, unanswered: list[Judged]) -> None:
         """Tells the client what the broken remains of its requests cannot make the server say."""

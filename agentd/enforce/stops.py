@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 from agentd.kernel.maps import HoldValue, KernelMaps
@@ -25,7 +24,7 @@ class Stops:
 
     def __init__(self, kernel: KernelMaps) -> None:
         self._kernel = kernel
-        self._waiting: Counter[int] = Counter()
+        self._waiting: dict[int, int] = {}  # holds by process
         self._open: set[int] = set()
 
     def take(self, hold: HoldValue) -> bool:
@@ -35,7 +34,7 @@ class Stops:
         if not self._kernel.waits.is_waiting(hold.cpu, hold.id) and not self._kernel.is_held(hold):
             return False
         self._open.add(hold.id)
-        self._waiting[hold.tgid] += 1
+        self._waiting[hold.tgid] = self._waiting.get(hold.tgid, 0) + 1
         return True
 
     def go_on(self, hold: HoldValue) -> None:
@@ -94,13 +93,12 @@ class Stops:
     def _forget(self, hold: HoldValue) -> bool:
         """True if no other hold of the process is open."""
         if hold.id not in self._open:
-            return self._waiting[hold.tgid] <= 0
+            return hold.tgid not in self._waiting
         self._open.remove(hold.id)
-        self._waiting[hold.tgid] -= 1
-        if self._waiting[hold.tgid] > 0:
-            return False
-        del self._waiting[hold.tgid]
-        return True
+        left = self._waiting.pop(hold.tgid) - 1
+        if left:
+            self._waiting[hold.tgid] = left
+        return not left
 
 
 def is_stopped(tgid: int, tid: int) -> bool:

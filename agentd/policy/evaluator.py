@@ -6,7 +6,7 @@ that an event which matches nothing costs a few microseconds however many rules 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,9 +60,12 @@ class ProcessView(Protocol):
         """The `process` object of an event."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on one event: the most severe of the matching rules."""
+    """The verdict on one event: the most severe of the matching rules.
+
+    Events share it: its lists are not to be changed.
+    """
 
     verdict: Action
     rule: str
@@ -201,6 +204,7 @@ class Evaluator:
         """Rule id -> its last evaluation error, for rules whose condition has failed."""
         self._rules = [CompiledRule(rule) for rule in policy.rules]
         self._groups: dict[tuple[str, str], _Group] = {}
+        self._decisions: dict[tuple[CompiledRule, ...], Decision] = {}
         self._scope = Scope()
 
     def wants(self, on: str, workload: str) -> bool:
@@ -253,7 +257,18 @@ class Evaluator:
                     if rule.action not in FAIL_CLOSED:
                         continue
             matched.append(rule)
-        return _decide(matched, errors) if matched else None
+        if not matched:
+            return None
+        return _decide(matched, errors) if errors else self._decided(tuple(matched))
+
+    def _decided(self, matched: tuple[CompiledRule, ...]) -> Decision:
+        """What these rules decide, made once."""
+        decision = self._decisions.get(matched)
+        if decision is None:
+            if len(self._decisions) >= CACHE_ENTRIES:
+                self._decisions.clear()
+            decision = self._decisions[matched] = _decide(matched, [])
+        return decision
 
     def _group(self, on: str, workload: str) -> _Group:
         group = self._groups.get((on, workload))
@@ -292,7 +307,7 @@ class Evaluator:
         return condition.holds(self._scope, subject, variables)
 
 
-def _decide(matched: list[CompiledRule], errors: list[str]) -> Decision:
+def _decide(matched: Sequence[CompiledRule], errors: list[str]) -> Decision:
     """The most severe verdict, and everything that goes with it."""
     decider = max(matched, key=_weight)  # the first of equals
     kill = decider.action == "kill"

@@ -112,15 +112,17 @@ static __always_inline void wake_engine(void)
 		bpf_ringbuf_discard(nobody_reads_it, BPF_RB_FORCE_WAKEUP);
 }
 
-/* Tells of a hold; the record is `size` bytes of `scratch`, what follows the struct included. A
- * full ring loses nothing: the engine sweeps the map. An engine that is awake is not woken: it
- * says that it sleeps before it looks at the ring for the last time, so either it sees the record
- * then, or that it sleeps is seen here, where the record is in the ring (heartbeat.py). */
+/* Tells of a hold; the record is `size` bytes of `scratch`, what follows the struct included, or
+ * the struct alone where that does not fit any more. A full ring loses nothing: the engine sweeps
+ * the map. An engine that is awake is not woken: it says that it sleeps before it looks at the ring
+ * for the last time, so either it sees the record then, or that it sleeps is seen here, where the
+ * record is in the ring (heartbeat.py). */
 static __always_inline void announce(const struct hold *hold, struct scratch *scratch, __u32 size)
 {
 	__builtin_memcpy(scratch->bytes, hold, sizeof(*hold));
 	if (size > SCRATCH_LEN ||
-	    bpf_ringbuf_output(&hold_ring, scratch->bytes, size, BPF_RB_NO_WAKEUP))
+	    (bpf_ringbuf_output(&hold_ring, scratch->bytes, size, BPF_RB_NO_WAKEUP) &&
+	     bpf_ringbuf_output(&hold_ring, scratch->bytes, sizeof(*hold), BPF_RB_NO_WAKEUP)))
 		count_in(&failed_holds, hold->workload);
 	else if (!engine_is_awake())
 		wake_engine();

@@ -153,12 +153,13 @@ enum hold_kind { HOLD_READ = 1, HOLD_OPEN, HOLD_EXEC, HOLD_CALL };
 enum hold_state { HOLD_PENDING = 1, HOLD_STOPPED, HOLD_DECIDED };
 
 /* A task that is stopped until its verdict; the value of the map `holds`, and the record of
- * the holds ring. There it is followed, for HOLD_OPEN, by `length` bytes of path components and
- * then those of another name that the inode has; for HOLD_EXEC, by `length` bytes of components
- * of the executable, `iovcnt` of the working directory if the file name is relative, and the file
- * name as given to execve; for HOLD_CALL, by `length` bytes of components of the file and `iovcnt`
- * of the other name. A HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`,
- * `address`, `syscall` and `access`; if it is a write, its descriptor in `fd`. */
+ * the holds ring. There it is followed, for HOLD_READ, by what was read if that is short and lies
+ * in one buffer; for HOLD_OPEN, by `length` bytes of path components and then those of another name
+ * that the inode has; for HOLD_EXEC, by `length` bytes of components of the executable, `iovcnt` of
+ * the working directory if the file name is relative, and the file name as given to execve; for
+ * HOLD_CALL, by `length` bytes of components of the file and `iovcnt` of the other name. A
+ * HOLD_CALL has its subject (see decide_wire.h) in `ino`, `peer_ino`, `address`, `syscall` and
+ * `access`; if it is a write, its descriptor in `fd`. */
 struct hold {
 	__u64 id;
 	__u64 time_ns;
