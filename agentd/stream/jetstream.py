@@ -7,25 +7,17 @@ publisher first has to ask the stream what arrived. A connection that failed is 
 import asyncio
 import base64
 import secrets
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlparse
 
-# nats-py imports these if they happen to be installed, for WebSockets and for faster headers;
-# neither is used here and aiohttp alone takes 15 MB.
-for _name in ("aiohttp", "fast_mail_parser"):
-    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]
+import orjson
 
-import orjson  # noqa: E402
-from nats import errors  # noqa: E402
-from nats.aio.client import Client, RawCredentials  # noqa: E402
-from nats.aio.msg import Msg  # noqa: E402
-
-from agentd.stream.settings import Settings  # noqa: E402
-from agentd.stream.trouble import StreamError, refused  # noqa: E402
+from agentd.stream.library import Client, Msg, RawCredentials, errors
+from agentd.stream.settings import Settings
+from agentd.stream.trouble import StreamError, refused
 
 MSG_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"

@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 import orjson
-from nats import errors
 
 from agentd import paths
 from agentd.stream.jetstream import Ack, Connection, public_name
+from agentd.stream.library import errors
 from agentd.stream.settings import Settings
 from agentd.stream.source import Row, Source
 from agentd.stream.state import StateDir

@@ -2,7 +2,7 @@
 
 import ssl
 
-from nats import errors
+from agentd.stream.library import errors
 
 _REASONS = (
     (errors.NoRespondersError, "{server} has no JetStream, or none that is ready"),
