@@ -36,12 +36,15 @@ class Anticipation:
         self._patience_ns = _READS_WITHIN_NS
         self._allowed = os.sched_getaffinity(0)
         self._writes = select.epoll()
+        # Always ready: a wake-up is told even if the reader was faster than this process, and has
+        # what was written. Its hold comes within microseconds; to sleep again would cost more.
+        self._writes.register(os.eventfd(1), select.EPOLLIN)
         self._watched: set[tuple[int, int, int]] = set()
         self._last_ns = 0
         self._polls = False
 
     def fileno(self) -> int:
-        """Readable, edge-triggered, when somebody has written to a channel."""
+        """Readable, edge-triggered, whenever somebody has written to a channel."""
         return self._writes.fileno()
 
     def judged(self, hold: HoldValue) -> None:
@@ -64,7 +67,7 @@ class Anticipation:
     def stay(self, until_ns: int) -> None:
         """Judges what comes in the next moment, until `until_ns` (CLOCK_MONOTONIC) at most."""
         now = time.monotonic_ns
-        if self._linger_ns and self._writes.poll(0):
+        if self._linger_ns and len(self._writes.poll(0)) > 1:
             self._await_reader()
         while self._polls and now() < min(self._last_ns + self._linger_ns, until_ns):
             if self._has_holds():

@@ -1,8 +1,13 @@
-"""Where polling takes no CPU that a client and its server could use."""
+"""Where polling takes no CPU that a client and its server could use; what a write tells."""
+
+import os
+import select
 
 import pytest
 
-from agentd.daemon.anticipation import leaves_room
+from agentd.daemon.anticipation import Anticipation, leaves_room
+from agentd.kernel.maps import HoldValue
+from agentd.kernel.wire import HOLD, HOLD_READ
 
 
 @pytest.mark.parametrize(
@@ -18,3 +23,21 @@ from agentd.daemon.anticipation import leaves_room
 )
 def test_a_cpu_is_left(allowed: set[int], wanted: set[int], room: bool) -> None:
     assert leaves_room(allowed, wanted) == room
+
+
+def test_a_write_that_has_been_read_already_is_told_once() -> None:
+    reader, writer = os.pipe()
+    anticipation = Anticipation(lambda: False, lambda: None, linger_us=1500)
+    nothing = HoldValue(*HOLD.unpack(bytes(HOLD.size)))
+    me = os.getpid()
+    anticipation.judged(nothing._replace(kind=HOLD_READ, tgid=me, tid=me, fd=reader, ino=1))
+    with select.epoll() as engine:
+        engine.register(anticipation.fileno(), select.EPOLLIN | select.EPOLLET)
+        engine.poll(0)
+        assert engine.poll(0) == []
+        os.write(writer, b"a")
+        assert os.read(reader, 1) == b"a"
+        assert engine.poll(0)
+        assert engine.poll(0) == []
+    os.close(reader)
+    os.close(writer)
