@@ -154,7 +154,7 @@ class Config(_Section):
         ge=0,
         le=10_000,
         description="how long the engine polls for the next hold after one, where a CPU is left"
-        " for that; 0: it never does, nor is it woken ahead of a hold",
+        " for that or it pays; 0: it never does, nor is it woken ahead of a hold",
     )
     journal: JournalConfig = JournalConfig()
     nats: NatsConfig = NatsConfig()

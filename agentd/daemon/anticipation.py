@@ -1,8 +1,9 @@
 """Has the engine awake when a hold comes: waking up for it takes longer than its verdict.
 
-Where calls come in rows, and a CPU is left that neither client nor server wants, the engine polls
-for a moment after each hold. And who writes to a channel wakes the engine by the same call that
-wakes the reader: it is there when the reader has what was written, and is held.
+Where calls come in rows, the engine polls for a moment after each hold: if a CPU is left that
+neither client nor server wants, or if that turns out to make the row faster. And who writes to a
+channel wakes the engine by the same call that wakes the reader: it is there when the reader has
+what was written, and is held.
 
 The engine waits for the channels of others without a descriptor of its own: what is registered goes
 with the last descriptor of the channel's parties (epoll(7), questions and answers), so both see
@@ -14,11 +15,13 @@ import select
 import time
 from collections.abc import Callable
 
+from agentd.daemon.trial import PollingTrial
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.peek import duplicate
 from agentd.kernel.wire import HOLD_READ
 
 _READS_WITHIN_NS = 100_000
+_OTHERS_RAN_NS = 100_000
 _PARTIES = 2
 _CHANNELS_MAX = 4096
 
@@ -33,6 +36,7 @@ class Anticipation:
         self._has_holds = has_holds
         self._judge = judge
         self._linger_ns = linger_us * 1000
+        self._trial = PollingTrial(self._linger_ns)
         self._patience_ns = _READS_WITHIN_NS
         self._allowed = os.sched_getaffinity(0)
         self._writes = select.epoll()
@@ -41,7 +45,7 @@ class Anticipation:
         self._writes.register(os.eventfd(1), select.EPOLLIN)
         self._watched: set[tuple[int, int, int]] = set()
         self._last_ns = 0
-        self._polls = False
+        self._has_room = self._polls = False
 
     def fileno(self) -> int:
         """Readable, edge-triggered, whenever somebody has written to a channel."""
@@ -53,10 +57,12 @@ class Anticipation:
             return
         self._last_ns = time.monotonic_ns()
         self._patience_ns = _READS_WITHIN_NS
+        self._trial.held(self._last_ns)
         try:
-            self._polls = leaves_room(self._allowed, os.sched_getaffinity(hold.tid))
+            self._has_room = leaves_room(self._allowed, os.sched_getaffinity(hold.tid))
         except ProcessLookupError:
-            self._polls = False
+            self._has_room = False
+        self._polls = self._has_room or self._trial.polls
         channel = hold.ino, hold.tgid, hold.start_ns
         if hold.kind == HOLD_READ and channel not in self._watched:
             self._watch(hold.tgid, hold.fd)
@@ -69,12 +75,14 @@ class Anticipation:
         now = time.monotonic_ns
         if self._linger_ns and len(self._writes.poll(0)) > 1:
             self._await_reader()
-        while self._polls and now() < min(self._last_ns + self._linger_ns, until_ns):
+        while self._polls and (before := now()) < min(self._last_ns + self._linger_ns, until_ns):
             if self._has_holds():
                 self._judge()
                 self._writes.poll(0)  # that told of this hold
-            else:
-                os.sched_yield()  # whoever else wants this CPU comes first
+                continue
+            os.sched_yield()  # whoever else wants this CPU comes first
+            if not self._has_room and now() - before > _OTHERS_RAN_NS:
+                self._trial.disturbed()
 
     def _await_reader(self) -> None:
         """Somebody has written; nobody may hold up others by writing what is never read."""
