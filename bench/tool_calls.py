@@ -156,7 +156,8 @@ def summarise(samples: Samples) -> dict[str, dict[str, float]]:
     """p50 and p99 in microseconds over all calls, by condition, and minus those without.
 
     "By round" is the median over rounds of the differences within a round, which neither drift of
-    the machine nor one burst of foreign load can move; the plain differences are kept beside it.
+    the machine nor one burst of foreign load can move, with its interval; the plain differences are
+    kept beside it.
     """
     summary: dict[str, dict[str, float]] = {}
     base = [value / 1e3 for block in samples["without"] for value in block]
@@ -171,16 +172,23 @@ def summarise(samples: Samples) -> dict[str, dict[str, float]]:
             "p99_minus_us": report.quantile(calls, 99) - report.quantile(base, 99),
         }
         for percent in (50, 99):
-            summary[condition][f"p{percent}_by_round_us"] = statistics.median(
+            differences = [
                 (report.quantile(block, percent) - report.quantile(without, percent)) / 1e3
                 for block, without in pairs
-            )
+            ]
+            name = f"p{percent}_by_round_us"
+            low, high = report.interval(differences)
+            summary[condition] |= {
+                name: statistics.median(differences),
+                f"{name}_low": low,
+                f"{name}_high": high,
+            }
     return summary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4, help=f"of {BLOCK} calls per condition")
+    parser.add_argument("--rounds", type=int, default=8, help=f"of {BLOCK} calls per condition")
     options = parser.parse_args()
     become_subreaper()
     report.disturb_less()
@@ -228,8 +236,11 @@ def _print(results: dict[str, dict[str, dict[str, float]]]) -> None:
     report.table("Tool-call latency (minus: over without agentd)", header, rows)
     for name, conditions in results.items():
         held = conditions["held"]
-        print(report.verdict(f"{name}, held, p50", held["p50_by_round_us"], TARGET_P50_US, "us"))
-        print(report.verdict(f"{name}, held, p99", held["p99_by_round_us"], TARGET_P99_US, "us"))
+        for percent, target in ((50, TARGET_P50_US), (99, TARGET_P99_US)):
+            figure = f"p{percent}_by_round_us"
+            between = held[f"{figure}_low"], held[f"{figure}_high"]
+            what = f"{name}, held, p{percent}"
+            print(report.verdict(what, held[figure], target, "us", between))
 
 
 if __name__ == "__main__":
