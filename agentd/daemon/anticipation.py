@@ -78,7 +78,6 @@ class Anticipation:
         while self._polls and (before := now()) < min(self._last_ns + self._linger_ns, until_ns):
             if self._has_holds():
                 self._judge()
-                self._writes.poll(0)  # that told of this hold
                 continue
             os.sched_yield()  # whoever else wants this CPU comes first
             if not self._has_room and now() - before > _OTHERS_RAN_NS:

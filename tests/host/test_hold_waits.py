@@ -8,6 +8,7 @@ import ctypes
 import mmap
 import os
 import select
+import subprocess
 import sys
 import threading
 import time
@@ -94,6 +95,34 @@ def test_every_verdict_is_carried_out(
     wait_until(journalled, 10, "every call in the journal")
     assert len(judged) == SERVERS * CALLS
     assert all(decision["before_effect"] for decision in judged)
+
+
+@pytest.mark.parametrize(("length", "looked"), [(10, False), (2000, True)])
+def test_a_short_message_comes_with_its_hold(
+    start_daemon: StartDaemon, tmp_path: Path, length: int, looked: bool
+) -> None:
+    """Only for a longer one the engine looks into its reader's memory."""
+    daemon = start_daemon(rules={"w.yaml": workload("tested"), "r.yaml": RULES})
+    engine = daemon.engine()
+    assert engine is not None
+    looks = tmp_path / "looks"
+    with StdioClient(daemon.run("tested", MINI), timeout=10) as client:
+        client.initialize()
+        tracer = subprocess.Popen(
+            ["strace", "-q", "-e", "process_vm_readv", "-o", str(looks), "-p", str(engine.pid)],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            status = Path(f"/proc/{engine.pid}/status")
+            wait_until(
+                lambda: f"TracerPid:\t{tracer.pid}" in status.read_text(), 5, "strace to attach"
+            )
+            for _ in range(5):
+                assert "result" in client.call("echo", {"text": "a" * length})
+        finally:
+            tracer.terminate()
+            tracer.wait(10)
+    assert ("process_vm_readv" in looks.read_text()) == looked
 
 
 def enforcing_words(daemon: Daemon) -> memoryview:

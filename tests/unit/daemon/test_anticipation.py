@@ -2,10 +2,13 @@
 
 import os
 import select
+import time
 
 import pytest
 
+from agentd.daemon import anticipation as module
 from agentd.daemon.anticipation import Anticipation, leaves_room
+from agentd.daemon.trial import BLOCK, SETTLING
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import HOLD, HOLD_READ
 
@@ -41,3 +44,21 @@ def test_a_write_that_has_been_read_already_is_told_once() -> None:
         assert engine.poll(0) == []
     os.close(reader)
     os.close(writer)
+
+
+def test_without_room_it_polls_while_that_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "leaves_room", lambda _allowed, _wanted: False)
+    waiting: list[bool] = [True]
+    anticipation = Anticipation(lambda: bool(waiting), waiting.pop, linger_us=10_000)
+    hold = HoldValue(*HOLD.unpack(bytes(HOLD.size)))._replace(tid=os.getpid())
+
+    def judged_by_polling(holds: int) -> bool:
+        for _ in range(holds):
+            anticipation.judged(hold)
+        waiting[:] = [True]
+        anticipation.stay(time.monotonic_ns() + 1_000_000_000)
+        return not waiting
+
+    assert not judged_by_polling(1)
+    assert not judged_by_polling(SETTLING)
+    assert judged_by_polling(BLOCK)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.policy.evaluator import Evaluator
+from agentd.policy.evaluator import Decision, Evaluator
 from agentd.policy.rules import ACTION_RANK, Action
 from tests.unit.policy.policies import Session, policy_of
 
@@ -48,6 +48,22 @@ def test_a_decision_has_everything_of_the_matching_rules() -> None:
     assert decision.marks == ["a:1", "b:1"]
     assert decision.tags == ["x:1", "x:3", "x:2"]
     assert decision.timeout_s is None
+
+
+def test_a_decision_is_made_once_for_each_set_of_rules() -> None:
+    evaluator = Evaluator(
+        policy_of(rule("allow"), rule("deny", match={"arguments": {"path": "/denied"}}))
+    )
+
+    def decision_on(path: str) -> Decision | None:
+        return evaluator.evaluate("mcp.tool_call", "w", {**CALL, "arguments": {"path": path}})
+
+    allowed, denied = decision_on("/a"), decision_on("/denied")
+    assert allowed is not None
+    assert denied is not None
+    assert (allowed.verdict, denied.verdict) == ("allow", "deny")
+    assert decision_on("/b") is allowed
+    assert decision_on("/denied") is denied
 
 
 def test_a_hold_says_how_long() -> None:
