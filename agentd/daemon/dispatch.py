@@ -154,8 +154,10 @@ class Dispatch:
                 self.placement.stand(behind=False)
             while self._taken:
                 self._record(self._taken.popleft())
-                self.glance()
-                self.placement.let_pass()
+                if self._hold_ring.pending():
+                    self.holds()
+                if self.placement.is_behind:
+                    self.placement.let_pass()
         while self._messages.tell():
             self.glance()
             self.placement.let_pass()
@@ -230,11 +232,12 @@ class Dispatch:
         session = self._labelling.registry.by_number(number)
         if session is None:
             return
-        key = ProcessKey(tgid, start_ns)
         if kind == REC_EXEC:
-            self._activity.on_exec(record, session, key)
+            self._activity.on_exec(record, session, ProcessKey(tgid, start_ns))
             return
-        info = self._labelling.table.get(key) or self._labelling.resolve(key, session)
+        info = self._labelling.table.find(tgid, start_ns)
+        if info is None:
+            info = self._labelling.resolve(ProcessKey(tgid, start_ns), session)
         if kind == REC_DATA:
             fields = DATA.unpack_from(record)
             ino, peer_ino, _, length, flags, _ = fields[10:]

@@ -33,7 +33,6 @@ _CLASSES = {
 }
 _BLOCKED = frozenset({SOCKET_BLOCKED, SOCKET_BIND_BLOCKED, SOCKET_CREATE_BLOCKED})
 _CREATED = frozenset({SOCKET_CREATE, SOCKET_CREATE_BLOCKED})
-_TOLD_APART = ("family", "address", "port", "path", "protocol")
 _BURST = 1
 
 
@@ -57,7 +56,7 @@ class NetworkActivity:
         """A call on a socket, done, failed, or refused by the kernel on behalf of a rule."""
         fields = SOCKET.unpack_from(record)
         time_ns, count = fields[3], fields[8]
-        op, _, _, _, result, rule = fields[10:16]
+        op, family, protocol, port, result, rule, address = fields[10:17]
         network = _describe(fields[10:], record[SOCKET.size :])
         cls = _CLASSES.get(op, "network.connect")
         described = None
@@ -69,9 +68,9 @@ class NetworkActivity:
             decision = self._verdicts.judge(cls, session, info, network)
             described = self._verdicts.after_effect(decision, session, info)
         if described is None and count == 1:
-            key = (op, result, *(network.get(name) for name in _TOLD_APART))
-            if op == SOCKET_ACCEPT:
-                key = (op, network.get("address"), network.get("path"))
+            key: tuple[object, ...] = (op, address, network.get("path"))
+            if op != SOCKET_ACCEPT:
+                key += (result, family, protocol, port)
             count = self._fold.count(session.number, key)
             if not count:
                 return

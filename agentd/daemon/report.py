@@ -79,13 +79,14 @@ class Reporter:
             body["decision"] = decision
             verdict = decision["verdict"]
             rules = decision["rules"]
-        self._append(
-            cls, self.clock.epoch(boot_ns), session.workload, session.id, body, verdict, rules
+        time_ns = self.clock.epoch(boot_ns)
+        self._tell(
+            self._journal.append(cls, time_ns, session.workload, session.id, body, verdict, rules)
         )
 
     def daemon_event(self, cls: str, parts: dict[str, Any], workload: str | None = None) -> None:
         """An event of agentd itself, now."""
-        self._append(cls, time.time_ns(), workload, None, parts, None, ())
+        self._tell(self._journal.append(cls, time.time_ns(), workload, None, parts))
 
     def released(
         self, released: dict[str, Any], session: Session, process: ProcessInfo | None
@@ -136,8 +137,7 @@ class Reporter:
         """The session has ended."""
         self._tasks.pop(session.id, None)
 
-    def _append(self, *event: Any) -> None:
-        body = self._journal.append(*event)
+    def _tell(self, body: bytes) -> None:
         if body and self._listeners:
             for listener in tuple(self._listeners):
                 listener(body)

@@ -86,6 +86,13 @@ class ProcessTable:
             return info
         return self._exited.get(ProcessKey(key.tgid, key.start_ns - key.start_ns % TICK_NS))
 
+    def find(self, tgid: int, start_ns: int) -> ProcessInfo | None:
+        """`get` of the key with these two, faster for a living process (hot path)."""
+        info = self._live.get(tgid)
+        if info is not None and info.key.start_ns == start_ns:
+            return info
+        return self.get(ProcessKey(tgid, start_ns))
+
     def by_pid(self, tgid: int) -> ProcessInfo | None:
         """The living process that has this pid, as far as the records go."""
         return self._live.get(tgid)
