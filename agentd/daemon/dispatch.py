@@ -235,9 +235,9 @@ class Dispatch:
         if kind == REC_EXEC:
             self._activity.on_exec(record, session, ProcessKey(tgid, start_ns))
             return
-        info = self._labelling.table.find(tgid, start_ns)
-        if info is None:
-            info = self._labelling.resolve(ProcessKey(tgid, start_ns), session)
+        info = self._labelling.table.find(tgid, start_ns) or self._labelling.resolve(
+            ProcessKey(tgid, start_ns), session
+        )
         if kind == REC_DATA:
             fields = DATA.unpack_from(record)
             ino, peer_ino, _, length, flags, _ = fields[10:]

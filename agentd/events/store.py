@@ -42,7 +42,8 @@ _INCREMENTAL = 2
 # Bound as they are. Without an adapter sqlite3 looks for one at each, by attributes that they have
 # not, and that takes a sixth of the time of a row.
 sqlite3.register_adapter(bytes, bytes)
-sqlite3.register_adapter(type(None), {}.get)
+_NOTHING: dict[None, None] = {}
+sqlite3.register_adapter(type(None), _NOTHING.get)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
