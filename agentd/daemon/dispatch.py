@@ -154,10 +154,8 @@ class Dispatch:
                 self.placement.stand(behind=False)
             while self._taken:
                 self._record(self._taken.popleft())
-                if self._hold_ring.pending():
-                    self.holds()
-                if self.placement.is_behind:
-                    self.placement.let_pass()
+                self.glance()
+                self.placement.let_pass()
         while self._messages.tell():
             self.glance()
             self.placement.let_pass()

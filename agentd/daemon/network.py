@@ -56,7 +56,7 @@ class NetworkActivity:
         """A call on a socket, done, failed, or refused by the kernel on behalf of a rule."""
         fields = SOCKET.unpack_from(record)
         time_ns, count = fields[3], fields[8]
-        op, family, protocol, port, result, rule, address = fields[10:17]
+        op, _, _, _, result, rule = fields[10:16]
         network = _describe(fields[10:], record[SOCKET.size :])
         cls = _CLASSES.get(op, "network.connect")
         described = None
@@ -68,9 +68,10 @@ class NetworkActivity:
             decision = self._verdicts.judge(cls, session, info, network)
             described = self._verdicts.after_effect(decision, session, info)
         if described is None and count == 1:
-            key: tuple[object, ...] = (op, address, network.get("path"))
+            get = network.get
+            key: tuple[object, ...] = (op, get("address"), get("path"))
             if op != SOCKET_ACCEPT:
-                key += (result, family, protocol, port)
+                key += (result, get("family"), get("protocol"), get("port"))
             count = self._fold.count(session.number, key)
             if not count:
                 return

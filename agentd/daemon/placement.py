@@ -37,7 +37,7 @@ class Placement:
         ordinary = os.getpriority(os.PRIO_PROCESS, 0)
         self._behind = ordinary + _NICE_WORSE
         self._ahead = max(_NICE_BEST, ordinary - _NICE_BETTER)
-        self.is_behind = True
+        self._is_behind = True
         self.stand(behind=False)
 
     def keep_off(self, cpu: int) -> None:
@@ -53,9 +53,9 @@ class Placement:
 
     def stand(self, *, behind: bool) -> None:
         """Whether ordinary work comes first: what is done can wait, and a client may not."""
-        if behind == self.is_behind:
+        if behind == self._is_behind:
             return
-        self.is_behind = behind
+        self._is_behind = behind
         if behind:
             _set(self._behind, _LONG_SLICE_NS)
         else:
@@ -63,7 +63,7 @@ class Placement:
 
     def let_pass(self) -> None:
         """Whoever waits for this CPU goes first, if this process stands behind."""
-        if self.is_behind:
+        if self._is_behind:
             os.sched_yield()
 
 

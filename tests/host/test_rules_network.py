@@ -247,6 +247,23 @@ def test_many_refusals_are_folded(place: Place) -> None:
     assert labelled.events("session.end")[0]["totals"]["network"] >= 300
 
 
+def test_what_is_allowed_is_folded_by_endpoint_though_rules_see_each(place: Place) -> None:
+    """An endpoint of IPv4 is one, whatever the family of the socket."""
+    code = """
+import socket, sys
+for each in range(128):
+    for family, host in (socket.AF_INET, ""), (socket.AF_INET6, "::ffff:"):
+        with socket.socket(family, socket.SOCK_DGRAM) as end:
+            end.connect((host + sys.argv[1], int(sys.argv[2])))
+"""
+    labelled = python(place.daemon, code, FREE, place.closed.port)
+    assert labelled.finish() == 0, labelled.errors
+    events = labelled.events("network.connect")
+    assert [event.get("count", 1) for event in events] == [2**n for n in range(9)]
+    assert {event["network"]["family"] for event in events} == {"ipv4"}
+    assert labelled.events("session.end")[0]["totals"]["network"] == 256
+
+
 def test_session_without_cgroup_is_killed(place: Place) -> None:
     code = "import sys\nsys.stdin.readline()\n" + CONNECT + "sys.stdin.readline()\n"
     labelled = place.selected(code, V4, place.closed.port)

@@ -97,11 +97,13 @@ def test_labels_follow_forks_and_nothing_else(steps: list[tuple[str, int, int, i
         assert [pid for pid, _ in info.ancestry] == process.lineage
         rough = ProcessKey(process.key.tgid, process.key.start_ns // TICK_NS * TICK_NS)
         assert table.get(rough) is info
+        assert table.find(*process.key) is table.find(*rough) is info
         shown = orjson.loads(orjson.dumps(info.fragment))
         assert (shown["pid"], shown["start"], shown["exe"]) == (*process.key, process.exe)
         assert [up["pid"] for up in shown["ancestry"]] == process.lineage
     for process in model.exited:  # pid reuse: the old key never yields the new process
         info = table.get(process.key)
+        assert info is table.find(*process.key)
         assert info is None or (info.key, info.session) == (process.key, process.label)
 
 
@@ -178,6 +180,18 @@ def test_reading_a_known_process_again() -> None:
     forged = root(100, 1)
     forged.exe, forged.argv = "/usr/bin/claude", ("innocent",)
     assert table.add(forged).argv == ("claude",)
+
+
+def test_a_pid_given_away_again_names_two_processes() -> None:
+    table = ProcessTable()
+    old = table.add(root(100, 5))
+    table.exit(old.key, 9)
+    new = table.add(root(100, 50 * TICK_NS + 1))
+    for look in (lambda *key: table.get(ProcessKey(*key)), table.find):
+        assert look(100, 5) is old
+        assert look(100, 50 * TICK_NS + 1) is new
+        assert look(100, 50 * TICK_NS) is new  # as /proc knows it
+        assert look(100, 70 * TICK_NS) is None
 
 
 def test_unknown_processes() -> None:
