@@ -5,21 +5,23 @@ keeps client and server on the CPU that it leaves to them, where they wake each 
 a client that works on while its server does, it takes more than that is worth.
 """
 
+from collections import deque
 from typing import Final
 
 BLOCK: Final = 128
-"""Calls in a row by which one way is judged."""
+"""Calls in a row whose median tells how good a way is: in some, garbage is collected."""
 SETTLING: Final = 128
 """Calls before them that are not counted: the scheduler moves tasks in the meantime."""
-STANDS: Final = 4096
-"""Calls in a row for which the better way is kept."""
+STANDS: Final = 512
+"""Calls in a row for which the first choice is kept: client and server are not warm before."""
+STANDS_MOST: Final = 4096
+_GROWTH: Final = 4
 WORTH: Final = 0.95
 """Polling takes a CPU: it is better only if it leaves less than this part of the time."""
-_WAYS: Final = 2
 
 
 class PollingTrial:
-    """Both ways in turns, then the better one for a while, then again."""
+    """One way until the other is tried, then the better one, for longer each time."""
 
     def __init__(self, row_gap_ns: int) -> None:
         """Holds less than `row_gap_ns` after the one before are of the same row."""
@@ -27,8 +29,11 @@ class PollingTrial:
         self._last_ns = 0
         self._in_row = False
         self._polling = False
-        self._tried: list[int] = []  # ns that a block took: without polling, with it
-        self._count = self._sum_ns = self._disturbances = 0
+        self._rival_ns: int | None = None  # what the other way took; None: this one stands
+        self._stands = SETTLING + BLOCK
+        self._next_stands = STANDS
+        self._gaps: deque[int] = deque(maxlen=BLOCK)
+        self._count = self._disturbances = 0
 
     @property
     def polls(self) -> bool:
@@ -43,25 +48,32 @@ class PollingTrial:
         if not self._in_row:
             return
         self._count += 1
-        if len(self._tried) == _WAYS:
-            if self._count == STANDS:
-                self._tried = []
-                self._begin(polling=False)
-            return
-        if self._count > SETTLING:
-            self._sum_ns += gap_ns
-        if self._count == SETTLING + BLOCK:
-            self._tried.append(self._sum_ns)
-            without, *polling = self._tried
-            self._begin(polling=not polling or polling[0] < WORTH * without)
+        self._gaps.append(gap_ns)
+        if self._rival_ns is None:
+            if self._count >= self._stands:
+                self._rival_ns = self._typical()
+                self._begin(polling=not self._polling)
+        elif self._count == SETTLING + BLOCK:
+            times = self._rival_ns, self._typical()
+            without, polling = times if self._polling else times[::-1]
+            self._choose(polling=polling < WORTH * without)
 
     def disturbed(self) -> None:
         """Somebody else ran on the CPU that is polled on. Beside a busy one it is given up."""
         self._disturbances += 1
         if self._polling and 2 * self._disturbances > self._count + SETTLING:
-            self._tried = [0] * _WAYS
-            self._begin(polling=False)
+            self._choose(polling=False)
+
+    def _typical(self) -> int:
+        """The median of the last calls."""
+        return sorted(self._gaps)[len(self._gaps) // 2]
+
+    def _choose(self, *, polling: bool) -> None:
+        self._rival_ns = None
+        self._stands = self._next_stands
+        self._next_stands = min(_GROWTH * self._stands, STANDS_MOST)
+        self._begin(polling=polling)
 
     def _begin(self, *, polling: bool) -> None:
         self._polling = polling
-        self._count = self._sum_ns = self._disturbances = 0
+        self._count = self._disturbances = 0
