@@ -13,7 +13,7 @@ BLOCK: Final = 128
 SETTLING: Final = 128
 """Calls before them that are not counted: the scheduler moves tasks in the meantime."""
 STANDS: Final = 512
-"""Calls in a row for which the first choice is kept: client and server are not warm before."""
+"""Calls in a row for which a new choice is kept: the programs were cold, or had a bad spell."""
 STANDS_MOST: Final = 4096
 _GROWTH: Final = 4
 WORTH: Final = 0.95
@@ -21,7 +21,7 @@ WORTH: Final = 0.95
 
 
 class PollingTrial:
-    """One way until the other is tried, then the better one, for longer each time."""
+    """One way until the other is tried, then the better one; for longer each time it is kept."""
 
     def __init__(self, row_gap_ns: int) -> None:
         """Holds less than `row_gap_ns` after the one before are of the same row."""
@@ -69,6 +69,9 @@ class PollingTrial:
         return sorted(self._gaps)[len(self._gaps) // 2]
 
     def _choose(self, *, polling: bool) -> None:
+        before = self._polling if self._rival_ns is None else not self._polling
+        if polling != before:
+            self._next_stands = STANDS
         self._rival_ns = None
         self._stands = self._next_stands
         self._next_stands = min(_GROWTH * self._stands, STANDS_MOST)

@@ -65,6 +65,19 @@ def test_what_was_chosen_before_the_row_was_warm_is_chosen_anew() -> None:
     assert calls.run(TRIED + STANDS) == TRIED + STANDS
 
 
+def test_a_new_choice_is_soon_put_to_the_test() -> None:
+    calls = Calls(200_000, 400_000)
+    calls.run(1 + TRIED)
+    calls.run(TRIED + STANDS)
+    calls.run(TRIED)
+    calls.without_ns = 900_000  # a bad spell, while both are compared
+    calls.run(STANDS_MOST // 2)
+    assert calls.run(TRIED) == TRIED
+    calls.without_ns = 200_000
+    assert calls.run(STANDS) == STANDS
+    assert calls.run(TRIED + STANDS) == 0
+
+
 def test_a_few_slow_calls_do_not_decide() -> None:
     calls = Calls(400_000, 200_000)
     calls.run(1 + TRIED + SETTLING)
