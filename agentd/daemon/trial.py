@@ -15,6 +15,7 @@ SETTLING: Final = 128
 STANDS: Final = 512
 """Calls in a row for which a new choice is kept: the programs were cold, or had a bad spell."""
 STANDS_MOST: Final = 4096
+"""Calls in a row for which a choice is kept that several trials have borne out."""
 _GROWTH: Final = 4
 WORTH: Final = 0.95
 """Polling takes a CPU: it is better only if it leaves less than this part of the time."""
@@ -69,8 +70,8 @@ class PollingTrial:
         return sorted(self._gaps)[len(self._gaps) // 2]
 
     def _choose(self, *, polling: bool) -> None:
-        before = self._polling if self._rival_ns is None else not self._polling
-        if polling != before:
+        on_trial = self._rival_ns is not None
+        if polling != (self._polling ^ on_trial):  # the way that was in force before
             self._next_stands = STANDS
         self._rival_ns = None
         self._stands = self._next_stands
