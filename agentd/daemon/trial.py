@@ -6,12 +6,14 @@ a client that works on while its server does, it takes more than that is worth.
 """
 
 from collections import deque
-from typing import Final
+from typing import Final, Literal
 
 BLOCK: Final = 128
 """Calls in a row whose median tells how good a way is: in some, garbage is collected."""
 SETTLING: Final = 128
 """Calls before them that are not counted: the scheduler moves tasks in the meantime."""
+GLANCE: Final = 32
+"""Calls in a row that tell early that the other way is much worse, once half of that is over."""
 STANDS: Final = 512
 """Calls in a row for which a new choice is kept: the programs were cold, or had a bad spell."""
 STANDS_MOST: Final = 4096
@@ -19,10 +21,16 @@ STANDS_MOST: Final = 4096
 _GROWTH: Final = 4
 WORTH: Final = 0.95
 """Polling takes a CPU: it is better only if it leaves less than this part of the time."""
+MUCH_WORSE: Final = 1.2
+"""A way that takes so many times as long is not tried to the end."""
 
 
 class PollingTrial:
-    """One way until the other is tried, then the better one; for longer each time it is kept."""
+    """One way until the other is tried, then the better one; for longer each time it is kept.
+
+    A row has bad spells, whichever way. The other way is chosen only if it is better than the one
+    in force was before the trial, and than that is when it has been taken up again after it.
+    """
 
     def __init__(self, row_gap_ns: int) -> None:
         """Holds less than `row_gap_ns` after the one before are of the same row."""
@@ -30,9 +38,9 @@ class PollingTrial:
         self._last_ns = 0
         self._in_row = False
         self._polling = False
-        self._rival_ns: int | None = None  # what the other way took; None: this one stands
-        self._stands = SETTLING + BLOCK
-        self._next_stands = STANDS
+        self._phase: Literal["stands", "other", "again"] = "stands"
+        self._before_ns = self._other_ns = 0
+        self._stands = self._next_stands = STANDS
         self._gaps: deque[int] = deque(maxlen=BLOCK)
         self._count = self._disturbances = 0
 
@@ -50,14 +58,14 @@ class PollingTrial:
             return
         self._count += 1
         self._gaps.append(gap_ns)
-        if self._rival_ns is None:
+        if self._phase == "stands":
             if self._count >= self._stands:
-                self._rival_ns = self._typical()
-                self._begin(polling=not self._polling)
+                self._before_ns = self._typical()
+                self._begin("other", polling=not self._polling)
         elif self._count == SETTLING + BLOCK:
-            times = self._rival_ns, self._typical()
-            without, polling = times if self._polling else times[::-1]
-            self._choose(polling=polling < WORTH * without)
+            self._judge()
+        elif self._phase == "other" and self._is_much_worse():
+            self._choose(polling=not self._polling)
 
     def disturbed(self) -> None:
         """Somebody else ran on the CPU that is polled on. Beside a busy one it is given up."""
@@ -65,19 +73,42 @@ class PollingTrial:
         if self._polling and 2 * self._disturbances > self._count + SETTLING:
             self._choose(polling=False)
 
-    def _typical(self) -> int:
+    def _judge(self) -> None:
+        """The other way has been tried, or the one in force before has been looked at again."""
+        if self._phase == "other":
+            self._other_ns = self._typical()
+            if self._other_is_better(self._before_ns, polling=self._polling):
+                self._begin("again", polling=not self._polling)
+            else:
+                self._choose(polling=not self._polling)
+        else:
+            better = self._other_is_better(self._typical(), polling=not self._polling)
+            self._choose(polling=self._polling ^ better)
+
+    def _other_is_better(self, in_force_ns: int, *, polling: bool) -> bool:
+        if polling:
+            return self._other_ns < WORTH * in_force_ns
+        return WORTH * self._other_ns <= in_force_ns
+
+    def _is_much_worse(self) -> bool:
+        if self._count % GLANCE or self._count < SETTLING // 2 + GLANCE:
+            return False
+        return self._typical(GLANCE) > MUCH_WORSE * self._before_ns
+
+    def _typical(self, calls: int = BLOCK) -> int:
         """The median of the last calls."""
-        return sorted(self._gaps)[len(self._gaps) // 2]
+        gaps = sorted(list(self._gaps)[-calls:])
+        return gaps[len(gaps) // 2]
 
     def _choose(self, *, polling: bool) -> None:
-        on_trial = self._rival_ns is not None
-        if polling != (self._polling ^ on_trial):  # the way that was in force before
+        in_force = self._polling ^ (self._phase == "other")
+        if polling != in_force:
             self._next_stands = STANDS
-        self._rival_ns = None
         self._stands = self._next_stands
         self._next_stands = min(_GROWTH * self._stands, STANDS_MOST)
-        self._begin(polling=polling)
+        self._begin("stands", polling=polling)
 
-    def _begin(self, *, polling: bool) -> None:
+    def _begin(self, phase: Literal["stands", "other", "again"], *, polling: bool) -> None:
+        self._phase = phase
         self._polling = polling
         self._count = self._disturbances = 0

@@ -8,7 +8,7 @@ import pytest
 
 from agentd.daemon import anticipation as module
 from agentd.daemon.anticipation import Anticipation, leaves_room
-from agentd.daemon.trial import BLOCK, SETTLING
+from agentd.daemon.trial import STANDS
 from agentd.kernel.maps import HoldValue
 from agentd.kernel.wire import HOLD, HOLD_READ
 
@@ -60,5 +60,5 @@ def test_without_room_it_polls_while_that_is_tried(monkeypatch: pytest.MonkeyPat
         return not waiting
 
     assert not judged_by_polling(1)
-    assert not judged_by_polling(SETTLING)
-    assert judged_by_polling(BLOCK)
+    assert not judged_by_polling(STANDS - 1)
+    assert judged_by_polling(1)

@@ -1,9 +1,13 @@
 """Polling is tried, and kept only where it makes a row of calls faster."""
 
-from agentd.daemon.trial import BLOCK, SETTLING, STANDS, STANDS_MOST, PollingTrial
+from agentd.daemon.trial import BLOCK, GLANCE, SETTLING, STANDS, STANDS_MOST, PollingTrial
 
 ROW_GAP_NS = 1_500_000
 TRIED = SETTLING + BLOCK
+GLANCED = SETTLING // 2 + GLANCE
+"""Calls of a trial that ends early."""
+FIRST = 1 + STANDS
+"""Calls before the first trial: the first of a row has no time."""
 
 
 class Calls:
@@ -29,25 +33,44 @@ class Calls:
 
 def test_the_faster_way_is_kept() -> None:
     calls = Calls(400_000, 200_000)
-    assert calls.run(1 + TRIED) == 0
-    assert calls.run(TRIED + STANDS) == TRIED + STANDS
-    assert calls.run(TRIED) == 0, "then the other way is tried again"
+    assert calls.run(FIRST) == 0
+    assert calls.run(TRIED) == TRIED
+    assert calls.run(TRIED) == 0, "the way before is looked at again"
+    assert calls.run(STANDS) == STANDS
+    assert calls.run(GLANCED) == 0, "then the other way is tried again, and is much worse"
     assert calls.run(STANDS) == STANDS
 
 
 def test_what_is_not_clearly_faster_is_not_kept() -> None:
     calls = Calls(400_000, 390_000)
-    calls.run(1 + TRIED)
+    calls.run(FIRST)
     assert calls.run(TRIED) == TRIED
+    assert calls.run(TRIED + STANDS // 2) == 0
+
+
+def test_without_polling_as_fast_is_better() -> None:
+    calls = Calls(400_000, 200_000)
+    calls.run(FIRST + 2 * TRIED)
+    calls.polling_ns = 390_000
+    assert calls.run(STANDS) == STANDS
+    assert calls.run(TRIED) == 0
+    assert calls.run(TRIED) == TRIED, "the way before is looked at again"
     assert calls.run(STANDS) == 0
+
+
+def test_a_much_worse_way_is_not_tried_to_the_end() -> None:
+    calls = Calls(400_000, 500_000)
+    calls.run(FIRST)
+    assert calls.run(STANDS) == GLANCED
 
 
 def test_a_choice_stands_longer_each_time() -> None:
     calls = Calls(200_000, 400_000)
-    calls.run(1 + TRIED)
+    calls.run(FIRST)
     stood: list[int] = []
     while STANDS_MOST not in stood[:-1]:
-        assert calls.run(TRIED) == TRIED
+        while calls.trial.polls:
+            calls.run(1)
         stood.append(0)
         while not calls.trial.polls:
             calls.run(1)
@@ -58,43 +81,64 @@ def test_a_choice_stands_longer_each_time() -> None:
 
 
 def test_what_was_chosen_before_the_row_was_warm_is_chosen_anew() -> None:
-    calls = Calls(400_000, 500_000)
-    calls.run(1 + 2 * TRIED)
+    calls = Calls(400_000, 430_000)
+    calls.run(FIRST + TRIED)
     calls.polling_ns = 200_000
     assert calls.run(STANDS) == 0
-    assert calls.run(TRIED + STANDS) == TRIED + STANDS
-
-
-def test_a_new_choice_is_soon_put_to_the_test() -> None:
-    calls = Calls(200_000, 400_000)
-    calls.run(1 + TRIED)
-    calls.run(TRIED + STANDS)
-    calls.run(TRIED)
-    calls.without_ns = 900_000  # a bad spell, while both are compared
-    calls.run(STANDS_MOST // 2)
     assert calls.run(TRIED) == TRIED
-    calls.without_ns = 200_000
-    assert calls.run(STANDS) == STANDS
-    assert calls.run(TRIED + STANDS) == 0
+    assert calls.run(TRIED + STANDS) == STANDS
+
+
+def test_a_bad_spell_of_the_way_in_force_changes_nothing() -> None:
+    calls = Calls(600_000, 700_000)
+    calls.run(FIRST - BLOCK)
+    calls.without_ns = 1_000_000
+    calls.run(BLOCK)
+    calls.without_ns = 600_000
+    assert calls.run(TRIED) == TRIED
+    assert calls.run(TRIED + STANDS // 2) == 0
+
+
+def test_a_bad_spell_after_the_trial_changes_nothing() -> None:
+    calls = Calls(600_000, 700_000)
+    calls.run(FIRST)
+    calls.run(TRIED)
+    calls.without_ns = 1_000_000
+    assert calls.run(TRIED) == 0
+    assert calls.run(STANDS // 2) == 0
 
 
 def test_a_few_slow_calls_do_not_decide() -> None:
     calls = Calls(400_000, 200_000)
-    calls.run(1 + TRIED + SETTLING)
+    calls.run(FIRST + SETTLING)
     for _ in range(BLOCK // 4):
         calls.now += 1_000_000
         calls.run(4)
+    calls.run(TRIED)
     assert calls.run(STANDS) == STANDS
+
+
+def test_a_new_choice_is_soon_put_to_the_test() -> None:
+    calls = Calls(200_000, 400_000)
+    calls.run(FIRST + GLANCED)
+    calls.run(STANDS + GLANCED)
+    calls.without_ns = 900_000
+    assert calls.run(4 * STANDS) == 0
+    assert calls.run(2 * TRIED) == TRIED
+    calls.without_ns = 200_000
+    assert calls.run(STANDS) == STANDS
+    assert calls.run(2 * TRIED) == TRIED
+    assert calls.run(STANDS) == 0
 
 
 def test_single_calls_are_never_polled_for() -> None:
     calls = Calls(2 * ROW_GAP_NS, 200_000)
-    assert calls.run(3 * TRIED) == 0
+    assert calls.run(FIRST + TRIED) == 0
 
 
 def test_after_a_pause_the_next_call_is_not_waited_for() -> None:
     calls = Calls(400_000, 200_000)
-    calls.run(1 + 2 * TRIED)
+    calls.run(FIRST + 2 * TRIED)
     calls.now += ROW_GAP_NS
     calls.trial.held(calls.now)
     assert calls.run(1) == 0
@@ -103,14 +147,14 @@ def test_after_a_pause_the_next_call_is_not_waited_for() -> None:
 
 def test_beside_a_busy_program_it_is_given_up() -> None:
     calls = Calls(400_000, 200_000)
-    calls.run(1 + TRIED)
+    calls.run(FIRST)
     assert calls.run(2 * SETTLING, disturbed=True) == SETTLING
     assert calls.run(STANDS - SETTLING - 1) == 0
 
 
 def test_rare_disturbances_do_no_harm() -> None:
     calls = Calls(400_000, 200_000)
-    calls.run(1 + 2 * TRIED)
+    calls.run(FIRST + 2 * TRIED)
     turns = STANDS // 32 - 1
     polled = sum(calls.run(31) + calls.run(1, disturbed=True) for _ in range(turns))
     assert polled == 32 * turns
