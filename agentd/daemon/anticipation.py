@@ -23,6 +23,7 @@ from agentd.kernel.wire import HOLD_READ
 _READS_WITHIN_NS = 100_000
 _OTHERS_RAN_NS = 100_000
 _PARTIES = 2
+_ROOM_STANDS_NS = 100_000_000  # what affinities leave seldom changes
 _CHANNELS_MAX = 4096
 
 
@@ -46,6 +47,7 @@ class Anticipation:
         self._watched: set[tuple[int, int, int]] = set()
         self._last_ns = 0
         self._has_room = self._polls = False
+        self._room_for = self._room_until_ns = 0
 
     def fileno(self) -> int:
         """Readable, edge-triggered, whenever somebody has written to a channel."""
@@ -58,10 +60,8 @@ class Anticipation:
         self._last_ns = time.monotonic_ns()
         self._patience_ns = _READS_WITHIN_NS
         self._trial.held(self._last_ns)
-        try:
-            self._has_room = leaves_room(self._allowed, os.sched_getaffinity(hold.tid))
-        except ProcessLookupError:
-            self._has_room = False
+        if hold.tid != self._room_for or self._last_ns >= self._room_until_ns:
+            self._look_for_room(hold.tid)
         self._polls = self._has_room or self._trial.polls
         channel = hold.ino, hold.tgid, hold.start_ns
         if hold.kind == HOLD_READ and channel not in self._watched:
@@ -82,6 +82,13 @@ class Anticipation:
             os.sched_yield()  # whoever else wants this CPU comes first
             if not self._has_room and now() - before > _OTHERS_RAN_NS:
                 self._trial.disturbed()
+
+    def _look_for_room(self, tid: int) -> None:
+        self._room_for, self._room_until_ns = tid, self._last_ns + _ROOM_STANDS_NS
+        try:
+            self._has_room = leaves_room(self._allowed, os.sched_getaffinity(tid))
+        except ProcessLookupError:
+            self._has_room = False
 
     def _await_reader(self) -> None:
         """Somebody has written; nobody may hold up others by writing what is never read."""

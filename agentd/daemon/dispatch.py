@@ -207,7 +207,7 @@ class Dispatch:
             self._stops.go_on(hold)
             return
         self._catch_up()
-        info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
+        info = self._labelling.process(hold.tgid, hold.start_ns, session)
         if hold.kind == HOLD_EXEC:
             self._activity.on_exec_hold(hold, session, info, names)
         elif hold.kind == HOLD_CALL and hold.syscall == HOOK_WRITE:
@@ -233,9 +233,7 @@ class Dispatch:
         if kind == REC_EXEC:
             self._activity.on_exec(record, session, ProcessKey(tgid, start_ns))
             return
-        info = self._labelling.table.find(tgid, start_ns) or self._labelling.resolve(
-            ProcessKey(tgid, start_ns), session
-        )
+        info = self._labelling.process(tgid, start_ns, session)
         if kind == REC_DATA:
             fields = DATA.unpack_from(record)
             ino, peer_ino, _, length, flags, _ = fields[10:]

@@ -203,12 +203,13 @@ class Labelling:
             if session is None:
                 self._kernel.unlabel(tgid)
             else:
-                self.resolve(ProcessKey(tgid, label.start_ns), session)
+                self.process(tgid, label.start_ns, session)
 
-    def resolve(self, key: ProcessKey, session: Session) -> ProcessInfo:
+    def process(self, tgid: int, start_ns: int, session: Session) -> ProcessInfo:
         """The process of a record, entered into table and session if it is new to them."""
-        info = self.table.get(key)
+        info = self.table.find(tgid, start_ns)
         if info is None:
+            key = ProcessKey(tgid, start_ns)
             read = read_process(key.tgid)
             if read is None or not same_start(read.key, key):
                 read = ProcessInfo(key, 0, None, 0, 0, "", (), "")
@@ -236,7 +237,7 @@ class Labelling:
             if same_process(key, tgid):
                 # Its fork record was folded into a count, or lost.
                 self.registry.revive(session)
-                self.resolve(key, session)
+                self.process(key.tgid, key.start_ns, session)
                 return
             # It ended while it was given its label, which the kernel then had nothing to take away.
             if self._kernel.label_of(tgid) == label:

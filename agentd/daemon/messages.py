@@ -33,7 +33,7 @@ from agentd.mcp.connection import Observation
 from agentd.mcp.jsonrpc import Message
 from agentd.mcp.stream import Line, MessageStream
 from agentd.policy.evaluator import SessionView
-from agentd.workloads.identity import ProcessInfo, ProcessKey, same_start
+from agentd.workloads.identity import ProcessInfo, same_start
 from agentd.workloads.procfs import current_key
 from agentd.workloads.sessions import Session
 
@@ -118,7 +118,7 @@ class Messages:
         if session is None:
             self._stops.go_on(hold)
             return
-        info = self._labelling.resolve(ProcessKey(hold.tgid, hold.start_ns), session)
+        info = self._labelling.process(hold.tgid, hold.start_ns, session)
         try:
             pieces = memory.segments(hold.tgid, hold.address, hold.length, hold.iovcnt)
             data = copied or memory.read(hold.tgid, pieces)
@@ -278,7 +278,14 @@ class Messages:
 
     def _finish(self, held: Held) -> None:
         """Carries the verdicts out and lets the task go on; `tell` is for later."""
+        if held.passes:
+            self._stops.go_on(held.hold)
+        else:
+            self._carry_out(held)
         now = self._reporter.clock.now()
+        self._untold.append((held, (now - held.hold.time_ns) // 1000))
+
+    def _carry_out(self, held: Held) -> None:
         killers = [each for each in held.judged if each.verdict == "kill"]
         if any(each.outcome == "gone" for each in held.judged):
             self._stops.kill(held.hold)  # of its threads one may still be there
@@ -293,7 +300,6 @@ class Messages:
             self._stops.go_on(held.hold)
         else:
             self._kill(held, [])
-        self._untold.append((held, (now - held.hold.time_ns) // 1000))
 
     def tell(self, until_ns: int = sys.maxsize) -> bool:
         """Writes down the oldest judged read; False if none is left from `until_ns` or before."""

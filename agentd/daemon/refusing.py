@@ -31,6 +31,7 @@ UNJUDGED: Final = Decision(
 )
 """On a held message that cannot be read to its end, whatever the rules say."""
 
+_PASSING: Final = frozenset({"allow", "audit"})
 _REMAINS_END = b'"!"!\n'
 """Ends a line so that no parser takes it, in whatever state it is left."""
 
@@ -55,6 +56,12 @@ class Held:
     first: bool = False
     """Of a write: nothing else of it or of another write comes before these bytes."""
     undecided: int = 0
+
+    @property
+    def passes(self) -> bool:
+        """Whether its task goes on with what it has read, and nobody waits to be told."""
+        kept = self.answer is not None or self.first or self.unseen
+        return not kept and {each.verdict for each in self.judged} <= _PASSING
 
 
 def refuse(data: bytearray, line: Line, denied: list[Judged]) -> Level:

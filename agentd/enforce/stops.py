@@ -39,8 +39,9 @@ class Stops:
 
     def go_on(self, hold: HoldValue) -> None:
         """Lets the task go on, unless another thread of its process is stopped for a verdict."""
+        seen = self._sees_it_itself(hold)
         last = self._forget(hold)
-        if self._sees_it_itself(hold) or self._sees_it_itself(self._kernel.now(hold)):
+        if seen or self._sees_it_itself(self._kernel.now(hold)):
             return
         if not self._kernel.mark_decided(hold):
             return

@@ -76,7 +76,8 @@ def parse(raw: bytes) -> list[Message]:
     bare carriage returns, the parts between them are read as well as the whole. A line that would
     take too long gives one message, `over_limit`.
     """
-    if jsontext.is_heavy(raw) or raw.count(b"\r") > MOST:
+    returns = raw.count(b"\r")
+    if returns > MOST or jsontext.is_heavy(raw):
         return [over_limit(raw)]
     try:
         value = orjson.loads(raw)
@@ -87,7 +88,7 @@ def parse(raw: bytes) -> list[Message]:
         found = _of(raw, recovered.value, recovered.anomalies) if recovered else []
     else:
         found = _of(raw, value, ())
-    if b"\r" in raw:
+    if returns:
         found += _between_returns(raw)
     return found
 
