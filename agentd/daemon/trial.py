@@ -13,7 +13,7 @@ BLOCK: Final = 128
 SETTLING: Final = 128
 """Calls before them that are not counted: the scheduler moves tasks in the meantime."""
 GLANCE: Final = 32
-"""Calls in a row that tell early that the other way is much worse, once half of that is over."""
+"""The last calls of a trial that may end it early; looked at from half of `SETTLING` on."""
 STANDS: Final = 512
 """Calls in a row for which a new choice is kept: the programs were cold, or had a bad spell."""
 STANDS_MOST: Final = 4096
@@ -77,16 +77,15 @@ class PollingTrial:
         """The other way has been tried, or the one in force before has been looked at again."""
         if self._phase == "other":
             self._other_ns = self._typical()
-            if self._other_is_better(self._before_ns, polling=self._polling):
+            if self._other_is_better_than(self._before_ns):
                 self._begin("again", polling=not self._polling)
             else:
                 self._choose(polling=not self._polling)
         else:
-            better = self._other_is_better(self._typical(), polling=not self._polling)
-            self._choose(polling=self._polling ^ better)
+            self._choose(polling=self._polling ^ self._other_is_better_than(self._typical()))
 
-    def _other_is_better(self, in_force_ns: int, *, polling: bool) -> bool:
-        if polling:
+    def _other_is_better_than(self, in_force_ns: int) -> bool:
+        if self._polling ^ (self._phase == "again"):  # the other way is polling
             return self._other_ns < WORTH * in_force_ns
         return WORTH * self._other_ns <= in_force_ns
 

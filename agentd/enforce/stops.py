@@ -39,7 +39,7 @@ class Stops:
 
     def go_on(self, hold: HoldValue) -> None:
         """Lets the task go on, unless another thread of its process is stopped for a verdict."""
-        seen = self._sees_it_itself(hold)
+        seen = self._sees_it_itself(hold)  # before all else: the task waits for it
         last = self._forget(hold)
         if seen or self._sees_it_itself(self._kernel.now(hold)):
             return
