@@ -5,7 +5,7 @@ from dataclasses import dataclass
 DEFAULT_LIMIT = 64 << 20
 """Longest line kept, in bytes."""
 
-_OPENER, _CLOSER = b"{}"
+_CLOSER = ord("}")
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class LineFramer:
             self._keep(chunk)
             return []
         if stop == len(chunk) - 1 and self.synced and not self._size and stop <= self._limit:
-            if chunk[0] == _OPENER and chunk[stop - 1] == _CLOSER:  # as nearly all lines
+            if chunk[stop - 1] == _CLOSER:  # as nearly all lines end
                 return [Frame(chunk[:stop], 0, stop + 1)]
             raw = chunk[:stop].rstrip(b"\r")
             return [Frame(raw, 0, stop + 1)] if raw and not raw.isspace() else []

@@ -13,6 +13,15 @@ def test_crlf_and_blank_lines() -> None:
     assert frames == [Frame(b"a", 0, 3), Frame(b"b", 9, 11)]
 
 
+@given(st.text("{}\r x", max_size=6))
+def test_a_line_in_one_chunk_is_the_same_as_in_two(text: str) -> None:
+    line = text.encode()
+    framer = LineFramer()
+    assert framer.feed(line) == []
+    in_two = [frame.raw for frame in framer.feed(b"\n")]
+    assert [frame.raw for frame in LineFramer().feed(line + b"\n")] == in_two
+
+
 def test_line_over_three_chunks_has_a_negative_start() -> None:
     framer = LineFramer()
     assert framer.feed(b"abc") == []
