@@ -291,12 +291,12 @@ def main() -> None:
     options = parser.parse_args()
     become_subreaper()
     report.disturb_less()
-    conditions = ["off", "off again", *options.conditions]
+    conditions = ["off", "off again", *(each for each in CONDITIONS if each in options.conditions)]
     unusable = audit_peer.why_unusable() if "auditd" in conditions else "not asked for"
     if unusable is None:
         audit_peer.spare_new_tasks()
-    elif "auditd" in conditions:
-        conditions.remove("auditd")
+    else:
+        conditions = [each for each in conditions if each != "auditd"]
     works: dict[str, type[Work]] = {"npm": NpmInstall, "c": CBuild}
     chosen = [options.work] if options.work else list(works)
     memory = Path("/dev/shm")

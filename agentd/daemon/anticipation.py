@@ -47,7 +47,7 @@ class Anticipation:
         self._watched: set[tuple[int, int, int]] = set()
         self._last_ns = 0
         self._has_room = self._polls = False
-        self._room_for = self._room_until_ns = 0
+        self._room_for = self._room_until_ns = 0  # whose thread was asked about it, and till when
 
     def fileno(self) -> int:
         """Readable, edge-triggered, whenever somebody has written to a channel."""

@@ -210,7 +210,7 @@ class Labelling:
         info = self.table.find(tgid, start_ns)
         if info is None:
             key = ProcessKey(tgid, start_ns)
-            read = read_process(key.tgid)
+            read = read_process(tgid)
             if read is None or not same_start(read.key, key):
                 read = ProcessInfo(key, 0, None, 0, 0, "", (), "")
             read.key = key  # the kernel's is exact

@@ -62,3 +62,20 @@ def test_without_room_it_polls_while_that_is_tried(monkeypatch: pytest.MonkeyPat
     assert not judged_by_polling(1)
     assert not judged_by_polling(STANDS - 1)
     assert judged_by_polling(1)
+
+
+def test_affinity_is_not_asked_for_at_each_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    anticipation = Anticipation(lambda: False, lambda: None, linger_us=10_000)
+    asked: list[int] = []
+
+    def affinity(tid: int) -> set[int]:
+        asked.append(tid)
+        return {0}
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
+    hold = HoldValue(*HOLD.unpack(bytes(HOLD.size)))
+    for _ in range(100):
+        anticipation.judged(hold._replace(tid=1))
+    assert 1 <= len(asked) < 10, "again after 0.1 s"
+    anticipation.judged(hold._replace(tid=2))
+    assert asked[-1] == 2, "another thread may have other CPUs"
