@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ RULES = Path("/etc/agentd/rules.d/tested.yaml")
 ISSUE = Path("/etc/issue.net")
 DEMO = Path("/tmp/agentd-demo")
 DENIED = Path("/srv/denied")
+GROUP = Path("/sys/fs/cgroup/system.slice/agentd.service/cgroup.procs")
+MODULES = ("agentd.cli.supervise", "agentd.daemon.engine", "agentd.stream")
 OWN = ("/etc/agentd", "/run/agentd", "/var/lib/agentd")
 INSTALLED = ("/etc/agentd", "/etc/nats", "/etc/passwd", "/etc/group", UNITS, "/opt", AGENTD)
 SCRIPT = [str(REPOSITORY / "vagrant" / "provision.sh")]
@@ -73,12 +76,24 @@ def ask(op: str, **fields: Any) -> Message:
         return client.request(op, **fields)
 
 
-def processes(unit: str) -> dict[str, int]:
-    """Pids of the unit's group by Python module."""
-    found = {}
-    for pid in Path(f"/sys/fs/cgroup/system.slice/{unit}/cgroup.procs").read_text().split():
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        found[words[words.index("-m") + 1]] = int(pid)
+def processes() -> dict[str, int]:
+    """Pids of the daemon's processes by Python module, once all three run.
+
+    The publisher is started after READY. A process has its parent's arguments until it executes
+    its program, and for a moment none.
+    """
+    found: dict[str, int] = {}
+
+    def all_run() -> bool:
+        found.clear()
+        pids = GROUP.read_text().split()
+        for pid in pids:
+            with suppress(OSError):  # it has ended
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                found.update({module: int(pid) for module in MODULES if module in words})
+        return len(found) == len(pids) == len(MODULES)
+
+    wait_until(all_run, EVENT_S, "the daemon's processes")
     return found
 
 
@@ -162,12 +177,12 @@ def test_the_units_run_and_enforce() -> None:
     assert run("systemd-analyze", "verify", "agentd.service", "agentd-sample.service") == ""
     found = json.loads(run(AGENTD, "doctor", "--json"))
     assert found["tier"] == tiers.ENFORCE_LSM
-    assert str(found["daemon"]["pid"]) in map(str, processes("agentd.service").values())
+    assert str(found["daemon"]["pid"]) in map(str, processes().values())
 
 
 def test_the_publisher_has_a_user_of_its_own_and_no_privilege() -> None:
     wait_until(lambda: any("streaming to" in line for line in log("agentd")), EVENT_S, "a stream")
-    pid = processes("agentd.service")["agentd.stream"]
+    pid = processes()["agentd.stream"]
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -218,10 +233,10 @@ def test_the_sample_agent(tmp_path: Path) -> None:
 
 
 def test_a_second_run_changes_nothing() -> None:
-    before = files(), processes("agentd.service"), show("nats", "MainPID")
+    before = files(), processes(), show("nats", "MainPID")
     done = subprocess.run(SCRIPT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"provision: agentd runs: {tiers.ENFORCE_LSM}"]
-    assert (files(), processes("agentd.service"), show("nats", "MainPID")) == before
+    assert (files(), processes(), show("nats", "MainPID")) == before
 
 
 @pytest.mark.parametrize("name", BY_UNIT)
@@ -265,13 +280,13 @@ while not os.path.exists("/srv/end"):
     time.sleep(0.01)
 """
     )
-    before = processes("agentd.service")
+    before = processes()
     run("systemctl", "restart", "agentd")
     Path("/srv/end").touch()
     tried = puppet.finish().result
     assert tried["read"] == 0
     assert tried["refused"] > 100
-    assert not before.items() & processes("agentd.service").items()
+    assert not before.items() & processes().items()
     assert len(sessions("tested")) == 1
 
 
