@@ -1,8 +1,9 @@
-"""One million inputs through framing, JSON-RPC, conversations and rewriting, on one core."""
+"""One million inputs through framing, JSON-RPC, conversations and rewriting."""
 
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -83,12 +84,14 @@ def guided(count: int, seed: int, work: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_million_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts = {
-        "interleaved conversations": interleaved(INTERLEAVED, SEED),
-        "damaged streams": damaged(DAMAGED, SEED + 1),
-        "refused messages": refused(REFUSED, SEED + 2),
-        "atheris": guided(GUIDED, SEED + 3, tmp_path),
-    }
+    with ProcessPoolExecutor() as pool:
+        runs = {
+            "interleaved conversations": pool.submit(interleaved, INTERLEAVED, SEED),
+            "atheris": pool.submit(guided, GUIDED, SEED + 3, tmp_path),
+            "refused messages": pool.submit(refused, REFUSED, SEED + 2),
+            "damaged streams": pool.submit(damaged, DAMAGED, SEED + 1),
+        }
+        counts = {name: run.result() for name, run in runs.items()}
     total = sum(counts.values())
     with capsys.disabled():
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())

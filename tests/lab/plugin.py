@@ -15,13 +15,15 @@ report, under its name.
 
 import json
 import os
+import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import pytest
 
-from tests.lab.support.boots import TEST_LIMIT_S, Boot, Limits
+from tests.lab.support.boots import POLL_S, TEST_LIMIT_S, Boot, Limits
 
 KERNELS: Final = ("6.1", "6.12", "7.2")
 """Where tests run that do not say otherwise."""
@@ -172,12 +174,19 @@ class Outside:
             )
 
     def _start(self, wanted: Boot) -> None:
-        """Start this boot, and others that come later, as many as may run at a time."""
-        room = self._config.getoption("lab_jobs") - sum(b.running for b in self._boots.values())
-        for boot in (wanted, *self._boots.values()):
-            if not boot.started and (boot is wanted or room > 0):
+        """Start this boot, and others, the longest first, as soon as they may run beside it."""
+        jobs = max(1, self._config.getoption("lab_jobs"))
+        longest_first = sorted(self._boots.values(), key=lambda boot: -len(boot.tests))
+        while True:
+            room = jobs - sum(boot.running for boot in longest_first)
+            waiting = (boot for boot in (wanted, *longest_first) if not boot.started)
+            for boot in islice(waiting, room):
                 boot.start()
-                room -= 1
+            if wanted.started:
+                return
+            for boot in longest_first:
+                boot.look()
+            time.sleep(POLL_S)
 
 
 def _is_lab(item: pytest.Item) -> bool:

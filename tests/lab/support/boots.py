@@ -22,7 +22,7 @@ TEST_LIMIT_S: Final = 300.0
 """What a test may take in the VM, where everything takes 10 to 25 times as long."""
 _MARGIN_S: Final = 60.0
 _POWER_OFF_LIMIT_S: Final = 30.0
-_POLL_S: Final = 0.05
+POLL_S: Final = 0.05
 _PYTEST: Final = (
     # Whatever is imported costs ten times as much there: only the plugins that are used.
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 exec python -m pytest -p pytest_timeout -p no:cacheprovider"
@@ -105,7 +105,7 @@ class Boot:
         given = 0
         while True:
             ended = not self.running
-            self._read_on()
+            self.look()
             for record in self._reports.get(test, [])[given:]:
                 given += 1
                 yield record
@@ -113,8 +113,13 @@ class Boot:
                     return
             if ended:
                 return
+            time.sleep(POLL_S)
+
+    def look(self) -> None:
+        """Read what has come in, and end a VM that is too late."""
+        self._read_on()
+        if self.running:
             self._watch_the_time()
-            time.sleep(_POLL_S)
 
     def trouble(self) -> str:
         """Why a report is missing, with what the VM said last."""
