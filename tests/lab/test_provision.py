@@ -25,6 +25,7 @@ from tests.host.support.processes import wait_until
 from tests.host.support.puppet import Puppet
 from tests.host.support.servers import REPOSITORY
 from tests.lab.sessions import EVENT_S
+from tests.lab.support.slow_daemon import PATIENCE_S
 
 pytestmark = pytest.mark.lab(kernels=["6.12"], append="init=/lib/systemd/systemd")
 
@@ -62,6 +63,11 @@ def show(unit: str, name: str) -> str:
     return run("systemctl", "show", unit, "--value", "-p", name).strip()
 
 
+def wait_until_shown(unit: str, name: str, value: str, timeout: float) -> None:
+    """Asked once a second: to run systemctl all the time would take what is waited for its CPU."""
+    wait_until(lambda: show(unit, name) == value, timeout, f"{name} {value} of {unit}", 1.0)
+
+
 def log(unit: str) -> list[str]:
     return run("journalctl", "-u", unit, "-o", "cat", "--no-pager").splitlines()
 
@@ -93,7 +99,7 @@ def processes() -> dict[str, int]:
                 found.update({module: int(pid) for module in MODULES if module in words})
         return len(found) == len(pids) == len(MODULES)
 
-    wait_until(all_run, EVENT_S, "the daemon's processes")
+    wait_until(all_run, PATIENCE_S, "the daemon's processes")
     return found
 
 
@@ -205,7 +211,7 @@ def test_the_sample_agent(tmp_path: Path) -> None:
         run("systemctl", "start", "--no-block", "agentd-sample")
         run(AGENTD, "approve", held("move_file"))
         sample = "agentd-sample.service"
-        wait_until(lambda: show(sample, "ActiveState") == "inactive", EVENT_S, "the agent's end")
+        wait_until_shown(sample, "ActiveState", "inactive", EVENT_S)
         assert show(sample, "Result") == "success"
         wait_until(lambda: b"session ended" in watched.read_bytes(), EVENT_S, "the end on screen")
         wait_until(lambda: b"session.end" in streamed.read_bytes(), EVENT_S, "the end streamed")
@@ -296,11 +302,10 @@ def test_a_killed_supervisor_is_started_again(puppet: Puppet) -> None:
     held("move_file")
     os.kill(int(show("agentd", "MainPID")), signal.SIGKILL)
     assert read(puppet) == (None, 1)
-    wait_until(lambda: show("agentd", "NRestarts") == "1", EVENT_S, "another start")
-    wait_until(lambda: show("agentd", "ActiveState") == "active", EVENT_S, "the next daemon")
+    wait_until_shown("agentd", "NRestarts", "1", EVENT_S)
+    wait_until_shown("agentd", "ActiveState", "active", PATIENCE_S)
     assert read(puppet) == (None, 1)
-    sample = "agentd-sample"
-    wait_until(lambda: show(sample, "ActiveState") == "inactive", EVENT_S, "the agent's end")
+    wait_until_shown("agentd-sample", "ActiveState", "inactive", EVENT_S)
     assert answers()[-1].startswith("error: unknown tool: denied-by-agentd: engine-down")
 
 
